@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use bytes::{Bytes, BytesMut};
 
 use super::codec::{DecodeError, Reader, Wire};
-use super::packet::{HEADER, Packet};
+use super::packet::{HEADER, Header, Packet};
 use crate::id::{Fid, Tag};
 
 /// The one protocol version that both ends speak (version(5)).
@@ -435,17 +435,23 @@ macro_rules! messages {
             /// Takes the message apart. The head must hold all its fields and nothing else; the
             /// payload must be as long as `count` says, and empty for messages that have none.
             pub fn decode(packet: &'a Packet) -> Result<(Tag, Self), DecodeError> {
-                let header = packet.header()?;
-                if header.size as usize != packet.len() {
-                    return Err(DecodeError::SizeMismatch { said: header.size, have: packet.len() });
+                Self::decode_head(&packet.head, packet.body_len())
+            }
+
+            /// As [`decode`](Self::decode), where the payload's `body` bytes are elsewhere or still
+            /// to come.
+            pub fn decode_head(head: &'a [u8], body: usize) -> Result<(Tag, Self), DecodeError> {
+                let header = Header::read(head)?;
+                let have = head.len() + body;
+                if header.size as usize != have {
+                    return Err(DecodeError::SizeMismatch { said: header.size, have });
                 }
-                let mut reader = Reader::new(&packet.head[HEADER..]);
+                let mut reader = Reader::new(&head[HEADER..]);
                 let message = Self::fields(header.kind, &mut reader)?;
                 reader.finish()?;
-                let have = packet.body_len();
                 let said = message.payload();
-                if said as usize != have {
-                    return Err(DecodeError::CountMismatch { said, have });
+                if said as usize != body {
+                    return Err(DecodeError::CountMismatch { said, have: body });
                 }
                 Ok((header.tag, message))
             }

@@ -1,0 +1,390 @@
+//! The client end's part in a 9P conversation: between the kernel and the channel, it is nobody's
+//! transparent pipe.
+//!
+//! ```text
+//!  kernel's tags and fids ──► tags · fids ──► the channel's tags and fids
+//!           replies       ◄── tags · fids ◄── replies, checked against their requests
+//! ```
+//!
+//! Why it does not just copy:
+//! - A reply that comes after its `Rflush` kills a v9fs mount, and one that meets a reused tag answers
+//!   another request. So tags towards the channel are this module's own, and one is free again only
+//!   once the far end has answered it.
+//! - A process that was killed waits *unkillably* for its `Rflush`. So a `Tflush` is answered within
+//!   [`FLUSH_TIME`], whatever the far end does.
+//! - Fids of its own let it forget what a request made that nobody waits for any more, and later open
+//!   lazily and reconnect.
+//!
+//! No I/O and no clock: requests and replies in, heads to pass on out, `now` an argument. Payloads
+//! never come here. What a reply's *contents* may be is the guard's business; that it is the reply to
+//! something is checked here. Follows version(5), flush(5), clunk(5) and the kernel's
+//! `net/9p/client.c`.
+
+mod fids;
+mod tags;
+
+use alloc::collections::VecDeque;
+use core::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::id::{Fid, Msize, Tag};
+use crate::ninep::message::{VERSION, lock};
+use crate::ninep::packet::{HEADER, Header};
+use crate::ninep::{DecodeError, Kind, Packet, Rmessage, Tmessage};
+use fids::Fids;
+use tags::{Pending, Tags, Undo};
+
+/// How long a `Tflush` waits for the far end before it is answered here.
+pub const FLUSH_TIME: Duration = Duration::from_millis(800);
+
+/// errno: not a fid.
+const EBADF: u32 = 9;
+/// errno: no tags are left.
+const EAGAIN: u32 = 11;
+
+/// Why a conversation cannot go on; it ends its stream and nothing else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The near end, which is the kernel or a program at the socket, does not speak 9P2000.L.
+    #[error("the 9P client sent what is not 9P2000.L: {0}")]
+    BadRequest(DecodeError),
+    /// A tag was used again before its reply.
+    #[error("the 9P client used tag {0} twice at once")]
+    TagInUse(u16),
+    /// The far end does not speak 9P2000.L.
+    #[error("the file server sent what is not 9P2000.L: {0}")]
+    BadReply(DecodeError),
+    /// A reply to nothing.
+    #[error("the file server answered a request (tag {0}) that was never made")]
+    Unasked(u16),
+    /// A reply of another type than its request's.
+    #[error("the file server answered a message of type {request} with type {reply}")]
+    WrongType {
+        /// The request's type.
+        request: u8,
+        /// The reply's type.
+        reply: u8,
+    },
+    /// An msize that cannot be.
+    #[error("the file server chose an msize of {0} bytes, which is out of range")]
+    Msize(u32),
+}
+
+/// What becomes of a request.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Request {
+    /// It goes to the channel with this head, its payload behind it.
+    Forward(Bytes),
+    /// It is answered here; its payload, if any, is dropped.
+    Answer(Packet),
+    /// Nothing now.
+    Wait,
+}
+
+/// What becomes of a reply.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// It goes to the kernel with this head, its payload behind it.
+    Pass(Bytes),
+    /// Nobody waits for it any more: it and its payload are dropped.
+    Drop,
+}
+
+/// One 9P conversation, seen from between its two ends.
+///
+/// Call [`handle_request`](Self::handle_request) and [`handle_reply`](Self::handle_reply) with what
+/// comes; after each, and after [`handle_timeout`](Self::handle_timeout), empty
+/// [`poll_request`](Self::poll_request) (to the channel) and [`poll_reply`](Self::poll_reply) (to the
+/// kernel), in this order.
+#[derive(Debug)]
+pub struct Session {
+    /// The most that may be agreed on.
+    limit: Msize,
+    /// What has been agreed on.
+    msize: Option<Msize>,
+    tags: Tags,
+    fids: Fids,
+    /// `Tflush`es waiting for the far end, oldest first.
+    flushes: VecDeque<Flush>,
+    requests: VecDeque<Packet>,
+    replies: VecDeque<Packet>,
+    arena: BytesMut,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Flush {
+    /// When it is answered here.
+    deadline: Duration,
+    /// Its own tag in the channel, where it was passed on.
+    sent: Option<Tag>,
+    /// The channel's tag of the request that it flushes.
+    old: Tag,
+    /// The kernel's tag of the flush.
+    near: Tag,
+}
+
+impl Session {
+    /// A conversation whose msize will be at most `limit`.
+    pub fn new(limit: Msize) -> Session {
+        Session {
+            limit,
+            msize: None,
+            tags: Tags::default(),
+            fids: Fids::default(),
+            flushes: VecDeque::new(),
+            requests: VecDeque::new(),
+            replies: VecDeque::new(),
+            arena: BytesMut::new(),
+        }
+    }
+
+    /// The msize that both ends agreed on, once they did.
+    pub fn msize(&self) -> Option<Msize> {
+        self.msize
+    }
+
+    /// The largest message that may come from either side now, in bytes.
+    pub fn max_message(&self) -> u32 {
+        self.msize.unwrap_or(self.limit).bytes()
+    }
+
+    /// Requests that the kernel waits for.
+    pub fn in_flight(&self) -> usize {
+        self.tags.in_flight()
+    }
+
+    /// Takes a request's head from the kernel's side; `body` bytes of payload follow it.
+    pub fn handle_request(
+        &mut self,
+        now: Duration,
+        head: &Bytes,
+        body: usize,
+    ) -> Result<Request, SessionError> {
+        let (tag, message) = Tmessage::decode_head(head, body).map_err(SessionError::BadRequest)?;
+        match message {
+            Tmessage::Tversion { msize, version } => {
+                return Ok(self.version(msize, version));
+            }
+            Tmessage::Tflush { oldtag } => return self.flush(now, tag, oldtag),
+            _ => {}
+        }
+        if self.tags.is_waiting(tag) {
+            return Err(SessionError::TagInUse(tag.0));
+        }
+        let Some(fids) = self.fids.translate(&message) else {
+            return Ok(Request::Answer(Rmessage::error(tag, EBADF)));
+        };
+        let undo = match (&message, fids.made, fids.ended) {
+            (Tmessage::Twalk { names, .. }, Some((near, far)), _) => {
+                Undo::Make { near, far, names: names.as_slice().len() }
+            }
+            (_, Some((near, far)), _) => Undo::Make { near, far, names: 0 },
+            (_, _, Some(far)) => Undo::End(far),
+            (Tmessage::Tlock { kind, .. }, ..) if *kind != lock::UNLCK => {
+                Undo::Lock(self.patch(head, tag, fids.fields()))
+            }
+            _ => Undo::Nothing,
+        };
+        let pending = Pending { near: Some(tag), kind: message.kind(), undo };
+        let Some(far) = self.tags.take(pending) else {
+            if let Some((near, far)) = fids.made {
+                self.fids.unmake(near);
+                self.fids.release(far);
+            }
+            return Ok(Request::Answer(Rmessage::error(tag, EAGAIN)));
+        };
+        Ok(Request::Forward(self.patch(head, far, fids.fields())))
+    }
+
+    /// Takes a reply's head from the channel; `body` bytes of payload follow it.
+    pub fn handle_reply(&mut self, head: &Bytes, body: usize) -> Result<Reply, SessionError> {
+        let header = Header::read(head).map_err(SessionError::BadReply)?;
+        if header.tag == Tag::NONE {
+            return self.version_reply(head, body);
+        }
+        let pending = self.tags.release(header.tag).ok_or(SessionError::Unasked(header.tag.0))?;
+        let kind = Kind(header.kind);
+        if kind != pending.kind.reply() && kind != Kind::Rlerror {
+            return Err(SessionError::WrongType { request: pending.kind.0, reply: kind.0 });
+        }
+        let (_, reply) = Rmessage::decode_head(head, body).map_err(SessionError::BadReply)?;
+        if let Undo::Flush(old) = pending.undo {
+            return Ok(self.flushed(header.tag, old, pending.near, head));
+        }
+        let abandoned = pending.near.is_none();
+        match (pending.undo, reply) {
+            (Undo::Make { near, far, names }, reply) => {
+                let made = match reply {
+                    Rmessage::Rlerror { .. } => false,
+                    Rmessage::Rwalk { qids } => qids.as_slice().len() == names,
+                    _ => true,
+                };
+                match (made, abandoned) {
+                    (true, false) => self.fids.bind(near, far),
+                    (true, true) => self.clunk(near, far),
+                    (false, _) => {
+                        self.fids.unmake(near);
+                        self.fids.release(far);
+                    }
+                }
+            }
+            (Undo::End(far), _) => self.fids.release(far),
+            (Undo::Lock(request), Rmessage::Rlock { status: lock::SUCCESS }) if abandoned => {
+                self.unlock(request);
+            }
+            _ => {}
+        }
+        // A flush that was not passed on has waited for this reply alone.
+        let mut done = None;
+        self.flushes.retain(|flush| {
+            let waits = flush.old == header.tag && flush.sent.is_none();
+            done = if waits { Some(flush.near) } else { done };
+            !waits
+        });
+        let passed = match pending.near {
+            Some(near) => Reply::Pass(self.patch(head, near, &[])),
+            None => Reply::Drop,
+        };
+        self.replies.extend(done.map(|near| Rmessage::Rflush.encode(near)));
+        Ok(passed)
+    }
+
+    /// A request of this end's own, to be sent to the channel.
+    pub fn poll_request(&mut self) -> Option<Packet> {
+        self.requests.pop_front()
+    }
+
+    /// A reply of this end's own, to be sent to the kernel.
+    pub fn poll_reply(&mut self) -> Option<Packet> {
+        self.replies.pop_front()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        self.flushes.front().map(|flush| flush.deadline)
+    }
+
+    /// Answers the `Tflush`es that have waited long enough.
+    pub fn handle_timeout(&mut self, now: Duration) {
+        while self.flushes.front().is_some_and(|flush| flush.deadline <= now) {
+            let Some(flush) = self.flushes.pop_front() else { break };
+            self.tags.abandon(flush.old);
+            if let Some(sent) = flush.sent {
+                self.tags.abandon(sent);
+            }
+            self.replies.push_back(Rmessage::Rflush.encode(flush.near));
+        }
+    }
+
+    /// A session begins, or begins anew: what was outstanding is forgotten at both ends.
+    fn version(&mut self, msize: u32, version: &[u8]) -> Request {
+        self.tags.abandon_all();
+        self.fids.clear();
+        self.flushes.clear();
+        self.msize = None;
+        let msize = msize.min(self.limit.bytes());
+        let request = Tmessage::Tversion { msize, version }.encode(Tag::NONE);
+        Request::Forward(request.head)
+    }
+
+    fn version_reply(&mut self, head: &Bytes, body: usize) -> Result<Reply, SessionError> {
+        let (_, reply) = Rmessage::decode_head(head, body).map_err(SessionError::BadReply)?;
+        let Rmessage::Rversion { msize, version } = reply else {
+            return match reply {
+                Rmessage::Rlerror { .. } => Ok(Reply::Pass(head.clone())),
+                other => Err(SessionError::WrongType {
+                    request: Kind::Tversion.0,
+                    reply: other.kind().0,
+                }),
+            };
+        };
+        // What the far end had to answer before it, it has answered or dropped.
+        self.tags.clear();
+        self.requests.clear();
+        if version == VERSION {
+            let agreed = Msize::new(msize).filter(|agreed| *agreed <= self.limit);
+            self.msize = Some(agreed.ok_or(SessionError::Msize(msize))?);
+        }
+        Ok(Reply::Pass(head.clone()))
+    }
+
+    fn flush(&mut self, now: Duration, tag: Tag, oldtag: Tag) -> Result<Request, SessionError> {
+        if self.tags.is_waiting(tag) {
+            return Err(SessionError::TagInUse(tag.0));
+        }
+        let Some((old, kind)) = self.tags.find(oldtag) else {
+            return Ok(Request::Answer(Rmessage::Rflush.encode(tag)));
+        };
+        let deadline = now + FLUSH_TIME;
+        // A fid that is being forgotten must be forgotten: its request is not given up.
+        if kind == Kind::Tclunk || kind == Kind::Tremove {
+            self.flushes.push_back(Flush { deadline, sent: None, old, near: tag });
+            return Ok(Request::Wait);
+        }
+        let pending = Pending { near: Some(tag), kind: Kind::Tflush, undo: Undo::Flush(old) };
+        let Some(sent) = self.tags.take(pending) else {
+            self.tags.abandon(old);
+            return Ok(Request::Answer(Rmessage::Rflush.encode(tag)));
+        };
+        self.tags.hold(old);
+        self.flushes.push_back(Flush { deadline, sent: Some(sent), old, near: tag });
+        Ok(Request::Forward(Tmessage::Tflush { oldtag: old }.encode(sent).head))
+    }
+
+    /// `Rflush` for the channel tag `sent`: what it flushed, if not answered, never will be.
+    fn flushed(&mut self, sent: Tag, old: Tag, near: Option<Tag>, head: &Bytes) -> Reply {
+        self.flushes.retain(|flush| flush.sent != Some(sent));
+        if let Some(Pending { undo: Undo::Make { near, far, .. }, .. }) = self.tags.unhold(old) {
+            // It may have been done all the same; to clunk what is not there is harmless.
+            self.clunk(near, far);
+        }
+        match near {
+            Some(near) => Reply::Pass(self.patch(head, near, &[])),
+            None => Reply::Drop,
+        }
+    }
+
+    /// Forgets a fid at the far end that nobody here knows.
+    fn clunk(&mut self, near: Fid, far: Fid) {
+        self.fids.unmake(near);
+        let clunk = Tmessage::Tclunk { fid: far };
+        self.own(Undo::End(far), &clunk);
+    }
+
+    /// Gives a lock back that came after its process had gone.
+    fn unlock(&mut self, request: Bytes) {
+        let packet = Packet::whole(request);
+        if let Ok((_, Tmessage::Tlock { fid, start, length, proc_id, client_id, .. })) =
+            Tmessage::decode(&packet)
+        {
+            let (kind, flags) = (lock::UNLCK, 0);
+            let unlock = Tmessage::Tlock { fid, kind, flags, start, length, proc_id, client_id };
+            self.own(Undo::Nothing, &unlock);
+        }
+    }
+
+    fn own(&mut self, undo: Undo, request: &Tmessage<'_>) {
+        let pending = Pending { near: None, kind: request.kind(), undo };
+        if let Some(tag) = self.tags.take(pending) {
+            self.requests.push_back(request.encode(tag));
+        }
+    }
+
+    /// A copy of a head with another tag and other fids.
+    fn patch(&mut self, head: &[u8], tag: Tag, fids: &[(usize, Fid)]) -> Bytes {
+        if self.arena.capacity() < head.len() {
+            self.arena.reserve(head.len().max(16 * 1024));
+        }
+        self.arena.extend_from_slice(head);
+        let mut copy = self.arena.split();
+        copy[HEADER - 2..HEADER].copy_from_slice(&tag.0.to_le_bytes());
+        for (at, fid) in fids {
+            copy[*at..*at + 4].copy_from_slice(&fid.0.to_le_bytes());
+        }
+        copy.freeze()
+    }
+}
+
+#[cfg(test)]
+mod tests;
