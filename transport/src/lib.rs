@@ -4,5 +4,6 @@
 extern crate alloc;
 
 pub mod id;
+pub mod negotiate;
 pub mod ninep;
 pub mod session;
