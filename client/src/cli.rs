@@ -1,0 +1,155 @@
+//! The command line, as clap derives it: raw words, nothing checked that needs thought.
+//!
+//! [`crate::plan`] turns them into something that can be done. Help, and later the man page and the
+//! completions, are made from here. `-h` fits a terminal of 24 lines; `--help` says everything.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Parser, ValueEnum};
+
+use crate::exit;
+
+/// Mount a folder of another qube.
+#[derive(Clone, PartialEq, Eq, Debug, Parser)]
+#[command(
+    name = "qvm-mount-folder",
+    version,
+    max_term_width = 80,
+    override_usage = "qvm-mount-folder [OPTIONS] SERVER FOLDER MOUNTPOINT\n       \
+                      qvm-mount-folder [OPTIONS] SERVER FOLDER --socket PATH\n       \
+                      qvm-mount-folder --list",
+    long_about = "Mount a folder of another qube.\n\n\
+        The folder appears at MOUNTPOINT when the command returns, and stays until `umount \
+        MOUNTPOINT`. dom0's policy decides about every folder, and usually asks. All mounts \
+        from one qube share one qrexec call.",
+    after_long_help = exit::table(),
+)]
+pub struct Cli {
+    /// The qube that has the folder
+    ///
+    /// A qube's name, or `@default`, `@dispvm` or `@dispvm:QUBE`, which dom0 resolves.
+    #[arg(value_name = "SERVER", required_unless_present_any = ["list", "daemon"])]
+    pub server: Option<OsString>,
+
+    /// The folder: its path there, or an alias
+    ///
+    /// An absolute path in the other qube, or an alias that its exports.toml defines.
+    #[arg(value_name = "FOLDER", required_unless_present_any = ["list", "daemon"])]
+    pub folder: Option<OsString>,
+
+    /// An existing folder here, where it appears
+    #[arg(
+        value_name = "MOUNTPOINT",
+        required_unless_present_any = ["socket", "list", "daemon"],
+        conflicts_with = "socket",
+    )]
+    pub mountpoint: Option<PathBuf>,
+
+    /// Ask for reading only
+    ///
+    /// A qrexec service of its own (sharedfolders.MountReadOnly), so that dom0 can allow it where
+    /// it refuses writing. The server end enforces it.
+    #[arg(short = 'r', long)]
+    pub read_only: bool,
+
+    /// Largest 9P message: auto, bytes, 64K, 1M
+    ///
+    /// `auto`, or a number of bytes, or one with K or M (binary) after it, from 4096 to 1M. What is
+    /// used is the least of this, of what the kernel takes and of what the other qube takes;
+    /// --list shows it. A power of two and 24 lets a read of that power travel as one message.
+    /// `auto` takes 524312, and less where memory is small.
+    #[arg(long, value_name = "SIZE", default_value = "auto", hide_default_value = true)]
+    pub msize: OsString,
+
+    /// v9fs's cache mode: auto, none, readahead, mmap, loose
+    ///
+    /// `auto` is `mmap` on kernels before 6.4 and `readahead` from 6.4 on: what is written is in
+    /// the other qube when the write returns, and changes made there are seen. From 6.4 on, a
+    /// program that maps a file for shared writing (some databases do) needs `mmap`, which writes
+    /// back later. `loose` never notices changes made in the other qube, and before 6.4 a lost
+    /// connection can then take this qube's kernel down.
+    #[arg(long, value_name = "MODE", value_enum, default_value_t, hide_default_value = true)]
+    #[arg(hide_possible_values = true)]
+    pub cache: CacheMode,
+
+    /// Make the call with COMMAND, or `local`, not qrexec
+    ///
+    /// COMMAND is run as `COMMAND SERVER SERVICE+ARGUMENT`, with the channel on its stdin and
+    /// stdout, in place of qrexec-client-vm. `local` starts the service on this machine.
+    #[arg(long, value_name = "COMMAND")]
+    pub via: Option<OsString>,
+
+    /// Offer 9P at a Unix socket instead of mounting
+    ///
+    /// Any 9P2000.L client of this user can connect to it, until this command is interrupted. Each
+    /// connection is a 9P session of its own.
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+
+    /// Time for the far end to go on answering [30]
+    ///
+    /// Counted from the far end's first byte: before it, a person may be reading dom0's question,
+    /// or the qube may be starting.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, hide_default_value = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub timeout: u32,
+
+    /// Show the mounts and what they use
+    #[arg(
+        long,
+        conflicts_with_all = [
+            "server", "folder", "mountpoint", "read_only", "msize", "cache", "via", "socket",
+            "timeout",
+        ],
+    )]
+    pub list: bool,
+
+    /// Say what is done; twice: say more
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
+
+    /// The channel daemon's own entry; its words are the daemon's business.
+    #[arg(long, hide = true, num_args = 0.., allow_hyphen_values = true, exclusive = true)]
+    pub daemon: Option<Vec<OsString>>,
+}
+
+/// `--cache`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum CacheMode {
+    /// What is best and safe on the running kernel.
+    #[default]
+    Auto,
+    /// Every read and write goes to the server.
+    None,
+    /// Reads ahead, writes through.
+    Readahead,
+    /// Shared writable mappings work.
+    Mmap,
+    /// Nobody else changes the folder.
+    Loose,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_daemon_is_left_alone() {
+        let cli = Cli::try_parse_from(["q", "--daemon", "a", "--list", "-x"]).unwrap();
+        assert_eq!(cli.daemon, Some(vec!["a".into(), "--list".into(), "-x".into()]));
+    }
+
+    #[test]
+    fn a_socket_takes_the_mount_points_place() {
+        assert!(Cli::try_parse_from(["q", "work", "/srv", "--socket", "/run/x"]).is_ok());
+        assert!(Cli::try_parse_from(["q", "work", "/srv", "/mnt", "--socket", "/run/x"]).is_err());
+        assert!(Cli::try_parse_from(["q", "work", "/srv"]).is_err());
+    }
+}
