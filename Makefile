@@ -1,0 +1,42 @@
+# The commands of a checkout. `make test` and `make demo` install by themselves what they need and this
+# machine lacks (.ci/install-tools says what and how).
+
+CARGO ?= cargo
+PREFIX ?= /usr
+DESTDIR ?=
+# What `make demo` mounts; a generated tree of some 300 MB if empty.
+FOLDER ?=
+
+export FOLDER
+
+.PHONY: all build test demo install tools lint
+
+all: build
+
+tools:
+	@.ci/install-tools
+
+build:
+	$(CARGO) build --release --workspace --bins
+
+lint: tools
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --quiet
+	@echo '== the wire format and the multiplexer without std: they do no I/O and read no clock'
+	$(CARGO) build -p transport --lib --no-default-features
+
+test: tools lint
+	@echo '== the programs, which the tests in user-mode Linux start'
+	$(CARGO) build --workspace --bins
+	$(CARGO) test --workspace
+
+demo: tools
+	@client/demo.sh
+
+# For the template of the qubes; what dom0 needs comes in a package of its own.
+install: build
+	install -D -m 0755 target/release/qvm-mount-folder '$(DESTDIR)$(PREFIX)/bin/qvm-mount-folder'
+	install -D -m 0755 target/release/qvm-folder-server '$(DESTDIR)$(PREFIX)/bin/qvm-folder-server'
+	install -D -m 0755 policy/files/sharedfolders.Mount '$(DESTDIR)/etc/qubes-rpc/sharedfolders.Mount'
+	install -D -m 0755 policy/files/sharedfolders.MountReadOnly '$(DESTDIR)/etc/qubes-rpc/sharedfolders.MountReadOnly'
