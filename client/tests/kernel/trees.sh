@@ -1,0 +1,16 @@
+# Thousands of files of all sizes, both ways.
+#: memory=3072M seconds=900 reference=yes
+
+case_copy() {
+    mount_folder a
+    help tree /mnt/tree 2000
+    cp -a /mnt/tree $mounts/a/there
+    same /mnt/tree $served/a/there
+    echo "copied there"
+    cp -a $mounts/a/there /mnt/back
+    same /mnt/tree /mnt/back
+    echo "copied back"
+    rm -rf $mounts/a/there
+    [ -z "$(ls -A $served/a)" ]
+    rm -rf /mnt/back /mnt/tree
+}
