@@ -5,5 +5,6 @@ extern crate alloc;
 
 pub mod id;
 pub mod negotiate;
+pub mod mux;
 pub mod ninep;
 pub mod session;
