@@ -1,0 +1,112 @@
+//! Buffers that descriptors are read into, and their second life.
+//!
+//! A read fills the front of a buffer; what came is split off and travels on as slices, the rest
+//! takes the next read. When too little is left, the buffer is put aside and used again once nothing
+//! points into it any more. So a payload lies where the kernel put it until the kernel takes it again.
+
+use std::os::fd::AsFd;
+
+use bytes::{Bytes, BytesMut};
+use rustix::io::Errno;
+
+use super::sys;
+
+/// Bytes of a buffer: what a socketpair of qrexec's holds (212,992 bytes) comes in one read.
+pub const BUFFER: usize = 256 * 1024;
+/// With less than this left a buffer is put aside: reads should not become small.
+const LEAST: usize = 64 * 1024;
+/// Buffers put aside that are looked at again; more are given back to the allocator.
+const ASIDE: usize = 32;
+
+/// A source of buffers for one thread.
+#[derive(Debug, Default)]
+pub struct Buffers {
+    current: BytesMut,
+    aside: Vec<BytesMut>,
+    /// Reads that took a fresh allocation.
+    fresh: u64,
+}
+
+impl Buffers {
+    /// An empty source.
+    pub fn new() -> Buffers {
+        Buffers::default()
+    }
+
+    /// Reads once from `fd`, at most `max` bytes; `None` at end-of-file. Errors are those of read(2).
+    pub fn read(&mut self, fd: impl AsFd, max: usize) -> Result<Option<Bytes>, Errno> {
+        if self.current.capacity() < LEAST {
+            self.replace();
+        }
+        match sys::read_into(fd, &mut self.current, max)? {
+            0 => Ok(None),
+            _ => Ok(Some(self.current.split().freeze())),
+        }
+    }
+
+    /// Allocations made so far.
+    pub fn fresh(&self) -> u64 {
+        self.fresh
+    }
+
+    fn replace(&mut self) {
+        let used = std::mem::take(&mut self.current);
+        if used.capacity() > 0 {
+            self.aside.push(used);
+        }
+        let free = (0..self.aside.len()).find(|&at| self.aside[at].try_reclaim(BUFFER));
+        self.current = match free {
+            Some(at) => self.aside.swap_remove(at),
+            None => {
+                self.fresh += 1;
+                BytesMut::with_capacity(BUFFER)
+            }
+        };
+        if self.aside.len() > ASIDE {
+            self.aside.remove(0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_is_used_again_once_nothing_points_into_it() {
+        let (near, far) = rustix::pipe::pipe().unwrap();
+        let mut buffers = Buffers::new();
+        let block = vec![7; 60_000];
+        for _ in 0..100 {
+            rustix::io::write(&far, &block).unwrap();
+            let mut left = block.len();
+            while left > 0 {
+                left -= buffers.read(&near, usize::MAX).unwrap().unwrap().len();
+            }
+        }
+        assert!(buffers.fresh() <= 2, "{} allocations", buffers.fresh());
+    }
+
+    #[test]
+    fn what_was_read_stays_as_it_was() {
+        let (near, far) = rustix::pipe::pipe().unwrap();
+        let mut buffers = Buffers::new();
+        let mut kept = Vec::new();
+        for round in 0..200u8 {
+            rustix::io::write(&far, &[round; 4000]).unwrap();
+            kept.push(buffers.read(&near, usize::MAX).unwrap().unwrap());
+        }
+        for (round, piece) in kept.iter().enumerate() {
+            assert!(piece.iter().all(|&byte| usize::from(byte) == round));
+        }
+    }
+
+    #[test]
+    fn end_of_file_is_told_from_nothing_yet() {
+        let (near, far) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
+        let mut buffers = Buffers::new();
+        assert_eq!(buffers.read(&near, 10), Err(Errno::AGAIN));
+        drop(far);
+        assert_eq!(buffers.read(&near, 10), Ok(None));
+    }
+}

@@ -1,0 +1,332 @@
+//! One 9P socket joined to one stream of the channel.
+//!
+//! Requests go out as they come, a large one before its end has been read. Replies go in as they come
+//! too; on the 9P socket a message is never interrupted, so small replies that overtook a large one
+//! in the channel wait here until it is through. Bytes are buffered in one direction only: what the
+//! channel brought and the socket has not taken yet, bounded by the stream's credit.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use rustix::io::Errno;
+
+use super::class::class;
+use super::outbox::Outbox;
+use super::pump::Context;
+use crate::id::{Msize, StreamId};
+use crate::mux::{Pieces, SendError};
+use crate::ninep::{DecodeError, Framer, Item, Kind, Packet};
+use crate::session::{Reply, Request, Session, SessionError};
+use crate::stats::StreamStats;
+
+/// Bytes of one stream that may wait for the channel: enough to keep it busy, little enough that a
+/// stuck channel holds the client back instead of filling memory.
+const QUEUE: usize = 2 * 1024 * 1024;
+/// Bytes of replies that may wait for the socket before no more requests are taken.
+const BACKLOG: usize = 4 * 1024 * 1024;
+/// Bytes read before the other streams have their turn.
+const TURN: usize = 512 * 1024;
+
+/// Why a link ended.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LinkEnd {
+    /// The 9P client closed its socket, as the kernel does on umount(2).
+    #[error("unmounted")]
+    Unmounted,
+    /// The 9P client closed its socket in the middle of a message.
+    #[error("the 9P client stopped in the middle of a message")]
+    Cut,
+    /// One of the two ends does not keep to 9P2000.L.
+    #[error("{0}")]
+    Session(#[from] SessionError),
+    /// The socket failed.
+    #[error("the 9P socket failed: {0}")]
+    Io(Errno),
+    /// The channel does not take a message.
+    #[error("the channel does not take a message: {0}")]
+    Send(#[from] SendError),
+}
+
+/// A link under way.
+#[derive(Debug)]
+pub struct Link {
+    stream: StreamId,
+    fd: OwnedFd,
+    session: Session,
+    stats: Arc<StreamStats>,
+    requests: Framer,
+    /// The current request's payload goes nowhere.
+    dropping: bool,
+    /// Payload of the current request that has not come yet.
+    unread: usize,
+    small: Incoming,
+    bulk: Incoming,
+    outbox: Outbox,
+    /// Whole replies that wait until the large one is through.
+    held: VecDeque<(Bytes, u32)>,
+    readable: bool,
+    writable: bool,
+}
+
+/// A lane of the channel, on its way in.
+#[derive(Debug)]
+struct Incoming {
+    framer: Framer,
+    dropping: bool,
+    /// Payload of the current reply that has not come yet.
+    unread: usize,
+}
+
+impl Incoming {
+    fn new(max: u32) -> Incoming {
+        Incoming { framer: Framer::new(max), dropping: false, unread: 0 }
+    }
+}
+
+impl Link {
+    /// Joins `fd`, an end of a stream socket or the like, to `stream`. Its msize will be at most
+    /// `limit`.
+    pub fn new(
+        stream: StreamId,
+        fd: OwnedFd,
+        limit: Msize,
+        stats: Arc<StreamStats>,
+        registry: &Registry,
+        token: Token,
+    ) -> std::io::Result<Link> {
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        registry.register(&mut SourceFd(&fd.as_raw_fd()), token, interest)?;
+        let session = Session::new(limit);
+        let max = session.max_message();
+        Ok(Link {
+            stream,
+            fd,
+            session,
+            stats,
+            requests: Framer::new(max),
+            dropping: false,
+            unread: 0,
+            small: Incoming::new(max),
+            bulk: Incoming::new(max),
+            outbox: Outbox::default(),
+            held: VecDeque::new(),
+            readable: true,
+            writable: true,
+        })
+    }
+
+    /// Takes readiness of the socket.
+    pub fn handle_ready(&mut self, readable: bool, writable: bool) {
+        self.readable |= readable;
+        self.writable |= writable;
+    }
+
+    /// When [`pass`](Self::pass) is due although nothing has come.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        self.session.poll_timeout()
+    }
+
+    /// Takes a message from the channel that came in one frame.
+    pub fn handle_message(&mut self, cx: &mut Context<'_>, pieces: Pieces) -> Result<(), LinkEnd> {
+        for piece in pieces {
+            self.incoming(cx, piece, false)?;
+        }
+        self.whole(false)
+    }
+
+    /// A large message begins: the one before must have been whole.
+    pub fn handle_begin(&mut self) -> Result<(), LinkEnd> {
+        self.whole(true)
+    }
+
+    /// The channel's messages and 9P's are the same, or somebody lies about a length.
+    fn whole(&self, bulk: bool) -> Result<(), LinkEnd> {
+        let lane = if bulk { &self.bulk } else { &self.small };
+        if lane.framer.is_between() {
+            Ok(())
+        } else {
+            Err(SessionError::BadReply(DecodeError::Short).into())
+        }
+    }
+
+    /// Takes the next piece of a large message from the channel.
+    pub fn handle_bulk(&mut self, cx: &mut Context<'_>, piece: Bytes) -> Result<(), LinkEnd> {
+        self.incoming(cx, piece, true)
+    }
+
+    /// Reads, answers and writes as far as it goes; says whether anything moved.
+    pub fn pass(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
+        self.session.handle_timeout(cx.now);
+        self.own_messages(cx)?;
+        let read = self.read(cx);
+        let written = self.write(cx)?;
+        self.stats.set_in_flight(self.session.in_flight());
+        Ok(read? || written)
+    }
+
+    fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
+        let mut taken = 0;
+        while self.readable
+            && taken < TURN
+            && cx.mux.queued(self.stream) < QUEUE
+            && self.outbox.len() < BACKLOG
+        {
+            match cx.buffers.read(&self.fd, usize::MAX) {
+                Ok(Some(bytes)) => {
+                    taken += bytes.len();
+                    self.requests.push(bytes);
+                    self.take_requests(cx)?;
+                }
+                Ok(None) if self.requests.is_between() => return Err(LinkEnd::Unmounted),
+                Ok(None) => return Err(LinkEnd::Cut),
+                Err(Errno::AGAIN) => self.readable = false,
+                Err(Errno::INTR) => {}
+                Err(Errno::CONNRESET) => return Err(LinkEnd::Unmounted),
+                Err(errno) => return Err(LinkEnd::Io(errno)),
+            }
+        }
+        Ok(taken > 0)
+    }
+
+    fn take_requests(&mut self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
+        while let Some(item) = self.requests.poll().map_err(SessionError::BadRequest)? {
+            match item {
+                Item::Head { head, body } => {
+                    self.unread = body;
+                    self.dropping = true;
+                    match self.session.handle_request(cx.now, &head, body)? {
+                        Request::Forward(head) => {
+                            self.dropping = false;
+                            self.stats.count_request(head.len() + body);
+                            self.send(cx, head, body)?;
+                        }
+                        Request::Answer(reply) => self.answer(reply),
+                        Request::Wait => {}
+                    }
+                    self.limits();
+                }
+                Item::Body(piece) => {
+                    self.unread -= piece.len();
+                    if !self.dropping {
+                        cx.mux.extend(self.stream, piece)?;
+                    }
+                }
+            }
+        }
+        self.own_messages(cx)
+    }
+
+    /// Begins a message towards the channel.
+    fn send(&mut self, cx: &mut Context<'_>, head: Bytes, body: usize) -> Result<(), SendError> {
+        let size = head.len() + body;
+        let class = class(Kind(head[4]), size);
+        cx.mux.start(self.stream, class, u32::try_from(size).unwrap_or(u32::MAX))?;
+        cx.mux.extend(self.stream, head)
+    }
+
+    /// Sends what the session has to say itself, where no other message is half said.
+    fn own_messages(&mut self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
+        while self.unread == 0 {
+            let Some(packet) = self.session.poll_request() else { break };
+            self.send(cx, packet.head, 0)?;
+        }
+        while let Some(packet) = self.session.poll_reply() {
+            self.answer(packet);
+        }
+        Ok(())
+    }
+
+    /// A reply of this end's own; it has used no credit.
+    fn answer(&mut self, reply: Packet) {
+        self.put(reply.head, 0, false);
+    }
+
+    fn incoming(&mut self, cx: &mut Context<'_>, piece: Bytes, bulk: bool) -> Result<(), LinkEnd> {
+        self.stats.count_received(piece.len());
+        let lane = if bulk { &mut self.bulk } else { &mut self.small };
+        lane.framer.push(piece);
+        loop {
+            let lane = if bulk { &mut self.bulk } else { &mut self.small };
+            let item = lane.framer.poll().map_err(SessionError::BadReply)?;
+            match item {
+                None => return Ok(()),
+                Some(Item::Head { head, body }) => {
+                    lane.unread = body;
+                    let worth = head.len() as u32;
+                    let reply = self.session.handle_reply(&head, body)?;
+                    let lane = if bulk { &mut self.bulk } else { &mut self.small };
+                    lane.dropping = matches!(reply, Reply::Drop);
+                    match reply {
+                        Reply::Pass(head) => self.put(head, worth, bulk),
+                        Reply::Drop => cx.mux.consumed(self.stream, worth),
+                    }
+                    self.limits();
+                    self.own_messages(cx)?;
+                }
+                Some(Item::Body(piece)) => {
+                    let worth = piece.len() as u32;
+                    lane.unread -= piece.len();
+                    if lane.dropping {
+                        cx.mux.consumed(self.stream, worth);
+                    } else {
+                        self.put(piece, worth, bulk);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Queues a piece for the socket: at once if it belongs to the large message under way or if
+    /// there is none, else behind that.
+    fn put(&mut self, piece: Bytes, worth: u32, bulk: bool) {
+        let interrupts = !bulk && self.bulk.unread > 0 && !self.bulk.dropping;
+        if interrupts {
+            self.held.push_back((piece, worth));
+            return;
+        }
+        self.outbox.push(piece, worth);
+        if bulk && self.bulk.unread == 0 {
+            self.held.drain(..).for_each(|(piece, worth)| self.outbox.push(piece, worth));
+        }
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
+        if !self.writable || self.outbox.is_empty() {
+            return Ok(false);
+        }
+        let written = match self.outbox.write(&self.fd) {
+            Ok(written) => written,
+            Err(Errno::PIPE | Errno::CONNRESET) => return Err(LinkEnd::Unmounted),
+            Err(errno) => return Err(LinkEnd::Io(errno)),
+        };
+        self.writable = !written.full;
+        if written.worth > 0 {
+            cx.mux.consumed(self.stream, written.worth);
+        }
+        Ok(written.bytes > 0)
+    }
+
+    /// Follows the session's msize.
+    fn limits(&mut self) {
+        let max = self.session.max_message();
+        self.requests.set_max(max);
+        self.small.framer.set_max(max);
+        self.bulk.framer.set_max(max);
+        if let Some(msize) = self.session.msize() {
+            self.stats.set_msize(msize.bytes());
+        }
+    }
+
+    /// Ends it: the 9P client finds its socket closed, which fails everything that waits.
+    pub fn close(self, registry: &Registry) {
+        // A descriptor that is closed leaves epoll by itself, unless it is open elsewhere too.
+        let _ = registry.deregister(&mut SourceFd(&self.fd.as_raw_fd()));
+        let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
+    }
+}
