@@ -87,7 +87,7 @@ pub struct Cli {
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
 
-    /// Time for the far end to go on answering [30]
+    /// How long the far end may pause (30 if not given)
     ///
     /// Counted from the far end's first byte: before it, a person may be reading dom0's question,
     /// or the qube may be starting.

@@ -44,6 +44,42 @@ pub fn auto_msize(memory: u64) -> Msize {
     Msize::new(bytes).expect("all three are in an msize's range")
 }
 
+/// The largest msize that this kernel takes over descriptors (`net/9p/trans_fd.c`: `MAX_SOCK_BUF`,
+/// raised in 5.15). More is clamped, with a line in the kernel's log.
+pub fn largest_msize(version: Version) -> Msize {
+    if version >= Version(5, 15) {
+        Msize::MAX
+    } else {
+        Msize::new(64 << 10).expect("64 KiB is in an msize's range")
+    }
+}
+
+/// The msize that this kernel takes when none is asked for (`net/9p/client.c`: `DEFAULT_MSIZE`). It
+/// matters because a mount that has just this one does not show it.
+pub fn default_msize(version: Version) -> Msize {
+    let bytes = match version {
+        _ if version >= Version(6, 4) => (128 << 10) + Msize::IO_HEADER,
+        _ if version >= Version(5, 15) => 128 << 10,
+        _ => 8 << 10,
+    };
+    Msize::new(bytes).expect("all three are in an msize's range")
+}
+
+/// Whether this process may mount: it has CAP_SYS_ADMIN, and in the initial user namespace, as v9fs
+/// wants it.
+pub fn may_mount() -> bool {
+    use rustix::thread::{CapabilitySet, capabilities};
+    let capable =
+        capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
+    capable && fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| is_initial(&map))
+}
+
+/// Whether a uid_map is that of the initial user namespace: every uid stands for itself. Another
+/// namespace with the same map would have to be made by root; its mount(2) then says what is wrong.
+fn is_initial(uid_map: &str) -> bool {
+    uid_map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
+}
+
 /// The memory of this qube in bytes (`MemTotal`; with Qubes' memory balancing: what it has now).
 /// 0 where it cannot be read.
 pub fn memory() -> u64 {
@@ -164,6 +200,28 @@ mod tests {
         assert_eq!(mem_total("MemTotal:       24684084 kB\nMemFree: 1 kB\n"), Some(25_276_502_016));
         assert_eq!(mem_total("MemFree: 1 kB\n"), None);
         assert!(memory() > 0);
+    }
+
+    #[test]
+    fn what_kernels_take() {
+        for (version, largest, default) in [
+            (Version(5, 4), 65_536, 8_192),
+            (Version(5, 15), 1_048_576, 131_072),
+            (Version(6, 1), 1_048_576, 131_072),
+            (Version(6, 4), 1_048_576, 131_096),
+            (Version(6, 12), 1_048_576, 131_096),
+        ] {
+            assert_eq!(largest_msize(version).bytes(), largest);
+            assert_eq!(default_msize(version).bytes(), default);
+        }
+    }
+
+    #[test]
+    fn other_user_namespaces_are_told_from_the_initial_one() {
+        assert!(is_initial("         0          0 4294967295\n"));
+        assert!(!is_initial("         0       1000          1\n"));
+        assert!(!is_initial("         0     100000      65536\n"));
+        assert!(!is_initial(""));
     }
 
     #[test]

@@ -285,7 +285,7 @@ fn socket(path: &Path) -> Result<PathBuf, Failure> {
 
 fn via(word: Option<&OsStr>) -> Result<Via, Failure> {
     let Some(word) = word else {
-        return find("qrexec-client-vm".as_ref()).map(Via::Qrexec).ok_or_else(|| {
+        return find_program("qrexec-client-vm".as_ref()).map(Via::Qrexec).ok_or_else(|| {
             Failure::new(Exit::Qrexec, "qrexec-client-vm is not there; this is no qube of Qubes OS")
                 .hint("without Qubes, use --via local or --via COMMAND")
         });
@@ -293,7 +293,7 @@ fn via(word: Option<&OsStr>) -> Result<Via, Failure> {
     if word == "local" {
         return Ok(Via::Local);
     }
-    find(word).map(Via::Command).ok_or_else(|| {
+    find_program(word).map(Via::Command).ok_or_else(|| {
         let shown = printable(word.as_bytes());
         Failure::new(Exit::Usage, format!("--via {shown}: no such program"))
             .hint("name one program, by its path or as found in PATH, without arguments")
@@ -301,7 +301,7 @@ fn via(word: Option<&OsStr>) -> Result<Via, Failure> {
 }
 
 /// The absolute path of a program that can be run, found as a shell would.
-fn find(program: &OsStr) -> Option<PathBuf> {
+pub(crate) fn find_program(program: &OsStr) -> Option<PathBuf> {
     let runs = |path: &PathBuf| {
         fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
     };
