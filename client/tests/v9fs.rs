@@ -1,8 +1,9 @@
 //! Mounts with the kernel's v9fs for real, with diod at the far end of the socket.
 //!
-//! Needs root in a kernel that has v9fs, Debian's `diod`, and /mnt as a folder of its own to write
-//! in: user-mode Linux, for instance. There: `v9fs-... --ignored --test-threads=1`. What travels
-//! through a channel is tested elsewhere.
+//! Needs a kernel that has v9fs, root, Debian's `diod`, and /mnt as a folder of its own to write in:
+//! user-mode Linux, for instance. There: `v9fs-... --ignored --test-threads=1`. In place of root, a
+//! user whom sudo asks nothing will do; then sudo mounts. What travels through a channel is tested
+//! elsewhere.
 
 #![allow(clippy::unwrap_used)] // A test that cannot go on fails.
 
@@ -132,7 +133,12 @@ impl Far {
 }
 
 fn end(here: &Path, far: Far) {
-    unmount(here, UnmountFlags::empty()).unwrap();
+    if kernel::may_mount() {
+        unmount(here, UnmountFlags::empty()).unwrap();
+    } else {
+        let umount = Command::new("sudo").args(["-n", "umount", "-i"]).arg(here).status();
+        assert!(umount.unwrap().success());
+    }
     far.wait();
 }
 
@@ -249,6 +255,10 @@ fn every_cache_mode_that_the_kernel_knows_works() {
     let place = Place::new("cache");
     let old = Version::running() < Version(6, 4);
     for mode in ["auto", "none", "mmap", "loose", "readahead"] {
+        if mode == "loose" && !kernel::may_mount() {
+            // The kernel then writes as root, which diod does not take from a server's user.
+            continue;
+        }
         let plan = place.plan(&["--cache", mode]);
         let (mounted, far) = place.mount(&plan, u32::MAX);
         if mode == "readahead" && old {
@@ -315,5 +325,4 @@ fn a_far_end_that_is_none_leaves_nothing_mounted() {
         drop(server.join().unwrap());
         place.assert_nothing_is_mounted();
     }
-    assert!(kernel::may_mount());
 }

@@ -240,7 +240,7 @@ impl V9fs {
         if output.status.success() {
             return Ok(());
         }
-        Err(refused_by_sudo(output.status.code(), &output.stderr))
+        Err(refused_by_sudo(output.status.code(), &output.stderr, mount_point))
     }
 
     /// Looks whether the mount is really there and answers.
@@ -313,8 +313,7 @@ fn no_v9fs() -> Failure {
 
 /// What mount(2) means by `errno` when v9fs says it over a socket.
 fn refused(errno: Errno, mount_point: &Path) -> Failure {
-    let text = std::io::Error::from(errno).to_string();
-    let text = text.split(" (os error").next().unwrap_or_default().to_owned();
+    let text = text_of(errno);
     match errno {
         Errno::NODEV => no_v9fs(),
         Errno::NOPROTOOPT => {
@@ -333,44 +332,181 @@ fn refused(errno: Errno, mount_point: &Path) -> Failure {
         }
         Errno::IO | Errno::CONNRESET | Errno::PIPE | Errno::NOTCONN => Failure::new(
             Exit::ClosedEarly,
-            format!("the connection ended while mounting ({})", text.to_lowercase()),
+            format!("the connection ended while mounting ({})", text),
         ),
         Errno::REMOTEIO | Errno::PROTO | Errno::FAULT => Failure::new(
             Exit::Garbage,
-            format!("the kernel does not understand the answer ({})", text.to_lowercase()),
+            format!("the kernel does not understand the answer ({})", text),
         ),
         Errno::NOMEM => Failure::new(Exit::Other, "there is too little memory in one piece")
             .hint("try a smaller --msize, such as 64K"),
         Errno::INTR => Failure::new(Exit::Interrupted, "interrupted"),
-        _ => Failure::new(Exit::Other, format!("the kernel says: {}", text.to_lowercase())),
+        _ => Failure::new(Exit::Other, format!("the kernel says: {}", text)),
     }
 }
 
-/// What a failed `sudo mount` means, by its exit code (mount(8), sudo(8)) and by what it printed.
-fn refused_by_sudo(code: Option<i32>, stderr: &[u8]) -> Failure {
-    let said: Vec<&[u8]> = stderr
-        .split(|&byte| byte == b'\n')
-        .map(|line| line.trim_ascii())
-        .filter(|line| !line.is_empty())
-        .take(4)
-        .collect();
-    let has = |words: &str| said.iter().any(|line| contains(line, words.as_bytes()));
-    let shown: Vec<String> =
-        said.iter().map(|line| printable(&line[..line.len().min(300)]).to_string()).collect();
-    let shown = shown.join("; ");
-    match code {
-        None => Failure::new(Exit::Interrupted, "sudo was ended by a signal"),
-        Some(32) if has("unknown filesystem type") => no_v9fs(),
-        Some(32) => Failure::new(Exit::Other, shown),
-        _ if has("mount: ") && !has("sudo: ") => Failure::new(Exit::Other, shown),
-        _ => {
-            let shown = if shown.is_empty() { "it said nothing".to_owned() } else { shown };
-            Failure::new(Exit::NoRight, format!("sudo does not let this user mount: {shown}"))
-                .hint("run it as root, or permit this user to run mount in /etc/sudoers")
+/// What a failed `sudo mount` means, by its exit code and by what it printed (mount(8), sudo(8)).
+fn refused_by_sudo(code: Option<i32>, stderr: &[u8], mount_point: &Path) -> Failure {
+    let lines = |program: &str| -> Vec<String> {
+        stderr
+            .split(|&byte| byte == b'\n')
+            .filter(|line| !line.is_empty() && line.starts_with(program.as_bytes()))
+            .take(3)
+            .map(|line| printable(&line[..line.len().min(300)]).to_string())
+            .collect()
+    };
+    let (mount, sudo) = (lines("mount: "), lines("sudo: "));
+    if code.is_none() {
+        return Failure::new(Exit::Interrupted, "sudo was ended by a signal");
+    }
+    if let [first, ..] = &mount[..] {
+        return match errno_of(first) {
+            Some(errno) => refused(errno, mount_point),
+            None => Failure::new(Exit::Other, mount.join("; ")),
+        };
+    }
+    // sudo does not put its name before all that it says.
+    let said = if sudo.is_empty() { lines("") } else { sudo };
+    let why = if said.is_empty() { "it said nothing".to_owned() } else { said.join("; ") };
+    Failure::new(Exit::NoRight, format!("sudo does not let this user mount: {why}"))
+        .hint("run it as root, or permit this user to run mount in /etc/sudoers")
+}
+
+/// What mount(2) returned, from the line that mount(8) makes of it: the system's text for it, or
+/// words of its own (util-linux, `libmount/src/context_mount.c`).
+fn errno_of(line: &str) -> Option<Errno> {
+    const OWN_WORDS: [(&str, Errno); 4] = [
+        ("unknown filesystem type", Errno::NODEV),
+        ("special device", Errno::NOENT),
+        ("permission denied", Errno::PERM),
+        ("can't read superblock", Errno::IO),
+    ];
+    const SYSTEM_WORDS: [Errno; 13] = [
+        Errno::PERM,
+        Errno::NOENT,
+        Errno::NOTDIR,
+        Errno::ACCESS,
+        Errno::IO,
+        Errno::CONNRESET,
+        Errno::PIPE,
+        Errno::NOTCONN,
+        Errno::REMOTEIO,
+        Errno::PROTO,
+        Errno::FAULT,
+        Errno::NOMEM,
+        Errno::NOPROTOOPT,
+    ];
+    // The mount point comes first in the line, and has colons where it likes: only the end counts.
+    let line = line.trim_end_matches('.').to_lowercase();
+    let words = line.rsplit(": ").next()?;
+    let own = OWN_WORDS.into_iter().find(|(text, _)| words.starts_with(text));
+    own.map(|(_, errno)| errno)
+        .or_else(|| SYSTEM_WORDS.into_iter().find(|&errno| words == text_of(errno)))
+}
+
+/// The system's text for `errno` in lower case.
+fn text_of(errno: Errno) -> String {
+    let text = std::io::Error::from(errno).to_string();
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_is_never_a_mode_that_loses_what_was_written() {
+        for (version, name) in [
+            (Version(0, 0), "mmap"),
+            (Version(6, 1), "mmap"),
+            (Version(6, 3), "mmap"),
+            (Version(6, 4), "readahead"),
+            (Version(6, 18), "readahead"),
+        ] {
+            let cache = cache(CacheMode::Auto, version).unwrap();
+            assert_eq!((cache.name, cache.warning), (name, None));
         }
     }
-}
 
-fn contains(line: &[u8], words: &[u8]) -> bool {
-    line.windows(words.len()).any(|window| window == words)
+    #[test]
+    fn what_was_asked_for_is_had_or_refused() {
+        for version in [Version(6, 1), Version(6, 12)] {
+            for (mode, name, warned) in [
+                (CacheMode::None, "none", false),
+                (CacheMode::Mmap, "mmap", false),
+                (CacheMode::Loose, "loose", true),
+            ] {
+                let cache = cache(mode, version).unwrap();
+                assert_eq!((cache.name, cache.warning.is_some()), (name, warned));
+            }
+        }
+        assert_eq!(cache(CacheMode::Readahead, Version(6, 12)).unwrap().name, "readahead");
+        let failure = cache(CacheMode::Readahead, Version(6, 1)).unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage);
+        assert!(failure.why.ends_with("and this is 6.1"), "{failure}");
+    }
+
+    #[test]
+    fn each_errno_is_told_apart() {
+        let here = Path::new("/");
+        for (errno, exit) in [
+            (Errno::NODEV, Exit::NoV9fs),
+            (Errno::NOPROTOOPT, Exit::NoV9fs),
+            (Errno::PERM, Exit::NoFolder),
+            (Errno::NOENT, Exit::NoFolder),
+            (Errno::NOTDIR, Exit::NoFolder),
+            (Errno::PIPE, Exit::ClosedEarly),
+            (Errno::REMOTEIO, Exit::Garbage),
+            (Errno::INTR, Exit::Interrupted),
+            (Errno::NOMEM, Exit::Other),
+            (Errno::NOSPC, Exit::Other),
+        ] {
+            assert_eq!(refused(errno, here).exit, exit, "{errno:?}");
+        }
+        assert_eq!(refused(Errno::NOENT, Path::new("/no/such")).exit, Exit::MountPoint);
+        assert_eq!(
+            refused(Errno::NOSPC, here).to_string(),
+            "the kernel says: no space left on device"
+        );
+    }
+
+    #[test]
+    fn what_sudo_and_mount_print_is_understood() {
+        let cases: [(Option<i32>, &[u8], Exit); 12] = [
+            (Some(1), b"sudo: a password is required\n", Exit::NoRight),
+            (Some(1), b"", Exit::NoRight),
+            (Some(1), b"Sorry, user a may not run sudo on work.\n", Exit::NoRight),
+            (None, b"", Exit::Interrupted),
+            (Some(32), b"mount: /mnt: unknown filesystem type '9p'.\n", Exit::NoV9fs),
+            (Some(32), b"mount: /mnt: special device work:/srv does not exist.\n", Exit::NoFolder),
+            (Some(32), b"mount: /mnt: permission denied.\n", Exit::NoFolder),
+            (
+                Some(32),
+                b"sudo: unable to resolve host a: Name or service not known\n\
+                  mount: /mnt: mount(2) system call failed: Broken pipe.\n\
+                  dmesg(1) may have more information after failed mount system call.\n",
+                Exit::ClosedEarly,
+            ),
+            (
+                Some(32),
+                b"mount: /mnt: mount(2) system call failed: Remote I/O error.\n",
+                Exit::Garbage,
+            ),
+            (
+                Some(32),
+                b"mount: /mnt/unknown filesystem type: mount(2) failed: Broken pipe.\n",
+                Exit::ClosedEarly,
+            ),
+            (Some(32), b"mount: /mnt: wrong fs type, bad option, \x1b[31m.\n", Exit::Other),
+            (Some(1), b"mount: bad usage\n", Exit::Other),
+        ];
+        for (code, stderr, exit) in cases {
+            let failure = refused_by_sudo(code, stderr, Path::new("/"));
+            assert_eq!(failure.exit, exit, "{failure}");
+            assert!(!failure.to_string().contains('\x1b'), "{failure}");
+        }
+        let sorry = b"\nSorry, user a may not run sudo on work.\n";
+        let failure = refused_by_sudo(Some(1), sorry, Path::new("/"));
+        assert!(failure.why.ends_with("Sorry, user a may not run sudo on work."), "{failure}");
+    }
 }
