@@ -1,0 +1,166 @@
+//! Message to operation.
+//!
+//! Three looks at a message: which fids it names ([`fids`], in the order in which messages come),
+//! whether memory alone answers it ([`at_once`]), and the operation itself ([`carry_out`], on a
+//! worker). One row a message; what an operation does stands in its family's file.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use transport::ninep::{Rmessage, Tmessage};
+
+use super::errno::{Errno, Result};
+use super::fid::{Fid, Fids, Role};
+use super::inflight::Request;
+use super::session::Session;
+use super::{attr, create, dir, io, link, lock, rename, walk, xattr};
+
+/// What an operation answers with.
+#[derive(Debug)]
+pub enum Answer {
+    /// A message that borrows nothing.
+    Message(Rmessage<'static>),
+    /// A message and its payload.
+    Payload(Rmessage<'static>, Bytes),
+    /// `Rreadlink`.
+    Target(Vec<u8>),
+    /// `Rgetlock`.
+    Lock {
+        /// Kind of the lock in the way, or none.
+        kind: u8,
+        /// Its first byte.
+        start: u64,
+        /// Its length; 0 to the end.
+        length: u64,
+        /// Whose it is.
+        proc_id: u32,
+        /// On which client.
+        client_id: Vec<u8>,
+    },
+    /// Nothing yet: try again later.
+    Wait,
+}
+
+impl From<Rmessage<'static>> for Answer {
+    fn from(message: Rmessage<'static>) -> Answer {
+        Answer::Message(message)
+    }
+}
+
+/// The fids that a message names; `EBADF` where there is none of that number. Those that it ends
+/// are out of the table from here on.
+pub fn fids(table: &Fids, message: &Tmessage<'_>) -> Result<[Option<Arc<Fid>>; 2]> {
+    let find = |fid| table.find(fid).ok_or(Errno::BADF).map(Some);
+    Ok(match *message {
+        Tmessage::Tclunk { fid } | Tmessage::Tremove { fid } => {
+            [Some(table.take(fid).ok_or(Errno::BADF)?), None]
+        }
+        Tmessage::Tstatfs { fid }
+        | Tmessage::Tlopen { fid, .. }
+        | Tmessage::Tlcreate { fid, .. }
+        | Tmessage::Treadlink { fid }
+        | Tmessage::Tgetattr { fid, .. }
+        | Tmessage::Tsetattr { fid, .. }
+        | Tmessage::Txattrwalk { fid, .. }
+        | Tmessage::Txattrcreate { fid, .. }
+        | Tmessage::Treaddir { fid, .. }
+        | Tmessage::Tfsync { fid, .. }
+        | Tmessage::Tlock { fid, .. }
+        | Tmessage::Tgetlock { fid, .. }
+        | Tmessage::Twalk { fid, .. }
+        | Tmessage::Tread { fid, .. }
+        | Tmessage::Twrite { fid, .. }
+        | Tmessage::Tsymlink { dfid: fid, .. }
+        | Tmessage::Tmknod { dfid: fid, .. }
+        | Tmessage::Tmkdir { dfid: fid, .. }
+        | Tmessage::Tunlinkat { dirfid: fid, .. } => [find(fid)?, None],
+        Tmessage::Trename { fid, dfid, .. } | Tmessage::Tlink { dfid, fid, .. } => {
+            [find(fid)?, find(dfid)?]
+        }
+        Tmessage::Trenameat { olddirfid, newdirfid, .. } => [find(olddirfid)?, find(newdirfid)?],
+        _ => [None, None],
+    })
+}
+
+/// The answer, where it takes no system call that could wait.
+pub fn at_once(session: &Session, request: &Request) -> Option<Result<Answer>> {
+    let (_, message) = Tmessage::decode(&request.packet).ok()?;
+    let fid = request.fids[0].as_ref();
+    match message {
+        Tmessage::Tclunk { .. } => {
+            let fid = fid?;
+            let (_, role) = fid.state();
+            matches!(role, Role::Path | Role::Value(_))
+                .then(|| session.retire(fid).map(|()| Rmessage::Rclunk.into()))
+        }
+        Tmessage::Twalk { fid: number, newfid, names } if names.as_slice().is_empty() => {
+            if number == newfid {
+                return None;
+            }
+            Some(walk::clone(session, fid?, newfid).map(Answer::from))
+        }
+        Tmessage::Tauth { .. } => Some(Err(Errno::OPNOTSUPP)),
+        _ => None,
+    }
+}
+
+/// Carries a request out. May wait for disks.
+pub fn carry_out(session: &Session, request: &Request) -> Result<Answer> {
+    // It has been decoded before; `EPROTO` is never seen.
+    let (_, message) = Tmessage::decode(&request.packet).map_err(|_| Errno::PROTO)?;
+    let fid = || request.fids[0].as_ref().ok_or(Errno::BADF);
+    let second = || request.fids[1].as_ref().ok_or(Errno::BADF);
+    let s = session;
+    let done: Rmessage<'static> = match message {
+        Tmessage::Tattach { fid, afid, aname, .. } => walk::attach(s, fid, afid, aname)?,
+        Tmessage::Twalk { fid: number, newfid, names } => {
+            walk::walk(s, fid()?, number, newfid, names.as_slice())?
+        }
+        Tmessage::Tclunk { .. } => {
+            s.retire(fid()?)?;
+            Rmessage::Rclunk
+        }
+        Tmessage::Tlopen { flags, .. } => io::lopen(s, fid()?, flags)?,
+        Tmessage::Tread { offset, count, .. } => return io::read(s, fid()?, offset, count),
+        Tmessage::Twrite { offset, .. } => io::write(s, fid()?, offset, &request.packet.body)?,
+        Tmessage::Tfsync { datasync, .. } => io::fsync(fid()?, datasync.0 != 0)?,
+        Tmessage::Treaddir { offset, count, .. } => return dir::readdir(s, fid()?, offset, count),
+        Tmessage::Tgetattr { mask, .. } => attr::getattr(s, fid()?, mask)?,
+        Tmessage::Tsetattr { set, .. } => attr::setattr(s, fid()?, &set)?,
+        Tmessage::Tstatfs { .. } => attr::statfs(s, fid()?)?,
+        Tmessage::Tlcreate { name, flags, mode, gid, .. } => {
+            create::lcreate(s, fid()?, name, flags, mode, gid)?
+        }
+        Tmessage::Tmkdir { name, mode, gid, .. } => create::mkdir(s, fid()?, name, mode, gid)?,
+        Tmessage::Tsymlink { name, target, gid, .. } => {
+            create::symlink(s, fid()?, name, target, gid)?
+        }
+        Tmessage::Tmknod { name, mode, gid, .. } => create::mknod(s, fid()?, name, mode, gid)?,
+        Tmessage::Tlink { name, .. } => link::link(s, fid()?, second()?, name)?,
+        Tmessage::Treadlink { .. } => return link::readlink(s, fid()?),
+        Tmessage::Trename { name, .. } => rename::rename(s, fid()?, second()?, name)?,
+        Tmessage::Trenameat { oldname, newname, .. } => {
+            rename::renameat(s, (fid()?, oldname), (second()?, newname))?
+        }
+        Tmessage::Tunlinkat { name, flags, .. } => rename::unlinkat(s, fid()?, name, flags)?,
+        Tmessage::Tremove { .. } => rename::remove(s, fid()?)?,
+        Tmessage::Txattrwalk { newfid, name, .. } => xattr::walk(s, fid()?, newfid, name)?,
+        Tmessage::Txattrcreate { name, size, flags, .. } => {
+            xattr::create(s, fid()?, name, size, flags)?
+        }
+        Tmessage::Tlock { kind, flags, start, length, proc_id, client_id, .. } => {
+            let owner = lock::OwnerName { client_id, proc_id };
+            return lock::lock(s, fid()?, kind, flags, (start, length), owner);
+        }
+        Tmessage::Tgetlock { kind, start, length, proc_id, client_id, .. } => {
+            let owner = lock::OwnerName { client_id, proc_id };
+            return lock::getlock(s, fid()?, kind, (start, length), owner);
+        }
+        // These have been answered when they came in.
+        Tmessage::Tversion { .. } | Tmessage::Tauth { .. } | Tmessage::Tflush { .. } => {
+            return Err(Errno::OPNOTSUPP);
+        }
+        Tmessage::Never(never, _) => match never {},
+    };
+    Ok(done.into())
+}

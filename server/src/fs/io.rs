@@ -1,0 +1,185 @@
+//! `Tlopen`, `Tread`, `Twrite`, `Tfsync` (diod `protocol.md` § lopen, read, write, fsync).
+//!
+//! Concurrency: reads and writes of one fid go side by side, each at its own offset, as pread(2)
+//! and pwrite(2) of one descriptor do; the file system orders those that overlap. Opening takes no
+//! lock over its system calls; of two that open one fid the second is refused.
+
+use std::io::IoSlice;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustix::fs::{FileType, OFlags, fdatasync, fsync as sync_all, ftruncate};
+use rustix::io::{pwritev, retry_on_intr};
+use transport::ninep::Rmessage;
+use transport::ninep::message::open;
+
+use super::dispatch::Answer;
+use super::errno::{Errno, Result};
+use super::fid::{Fid, OpenFile, Role};
+use super::node::{Node, lock, stat};
+use super::session::Session;
+use super::xattr;
+use crate::sys;
+
+/// Slices in one pwritev(2) (limits.h: `IOV_MAX`).
+const PIECES: usize = 1024;
+
+/// What `Rlopen` and `Rlcreate` say: as much as fits a message, which is what Linux's client then
+/// takes (kernel `net/9p/client.c`: `p9_client_read_once`).
+pub const IOUNIT: u32 = 0;
+
+/// How a client wants a file opened: what is left of its flags.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// For open(2), but for creation and truncation.
+    pub flags: OFlags,
+    /// Whether the access mode has writing in it.
+    pub writable: bool,
+    /// Whether the file is to be emptied.
+    pub truncate: bool,
+    /// Whether it must be new.
+    pub exclusive: bool,
+}
+
+impl Wanted {
+    /// The message's flags, which are x86's whatever the machine, as this machine's. Left out:
+    /// `O_CREAT` (the message says it), `O_DIRECT` (the client's business: its buffers are not
+    /// ours), and those that only mean something where the program is.
+    pub fn from_wire(flags: u32) -> Result<Wanted> {
+        let mut to = match flags & open::ACCMODE {
+            0 => OFlags::RDONLY,
+            open::WRONLY => OFlags::WRONLY,
+            open::RDWR => OFlags::RDWR,
+            _ => return Err(Errno::INVAL),
+        };
+        let writable = to != OFlags::RDONLY;
+        for (wire, local) in [
+            (open::APPEND, OFlags::APPEND),
+            (open::DSYNC, OFlags::DSYNC),
+            (open::SYNC, OFlags::SYNC),
+            (open::NOATIME, OFlags::NOATIME),
+            (open::DIRECTORY, OFlags::DIRECTORY),
+        ] {
+            if flags & wire != 0 {
+                to |= local;
+            }
+        }
+        let truncate = flags & open::TRUNC != 0;
+        Ok(Wanted { flags: to, writable, truncate, exclusive: flags & open::EXCL != 0 })
+    }
+}
+
+/// `Tlopen`.
+pub fn lopen(s: &Session, fid: &Fid, flags: u32) -> Result<Rmessage<'static>> {
+    let node = fid.unopened()?;
+    let wanted = Wanted::from_wire(flags)?;
+    let (fd, st) = open_node(s, &node, wanted)?;
+    let qid = s.export.devices().qid(&st);
+    bind(s, fid, &node, fd, wanted.writable)?;
+    Ok(Rmessage::Rlopen { qid, iounit: IOUNIT })
+}
+
+/// Opens a file or folder as `wanted`. Never a fifo, a socket or a device: those are opened by the
+/// client's kernel, and what is behind them is not the folder's.
+pub fn open_node(
+    s: &Session,
+    node: &Arc<Node>,
+    wanted: Wanted,
+) -> Result<(OwnedFd, rustix::fs::Statx)> {
+    if wanted.writable || wanted.truncate {
+        s.writable()?;
+    }
+    let flags = match node.kind {
+        FileType::RegularFile => wanted.flags,
+        FileType::Directory if wanted.writable || wanted.truncate => return Err(Errno::ISDIR),
+        FileType::Directory => wanted.flags | OFlags::DIRECTORY,
+        FileType::Symlink => return Err(Errno::LOOP),
+        _ => return Err(Errno::NXIO),
+    };
+    let (fd, st) = s.tree.open(node, flags)?;
+    if !wanted.truncate {
+        return Ok((fd, st));
+    }
+    // Not by the open itself: that would empty whatever has taken the name meanwhile.
+    if wanted.writable {
+        ftruncate(&fd, 0)?;
+    } else {
+        ftruncate(s.tree.open(node, OFlags::WRONLY)?.0, 0)?;
+    }
+    let st = stat(&fd)?;
+    Ok((fd, st))
+}
+
+/// Makes `fid` the open file's. `EMFILE` where the process has too many.
+pub fn bind(s: &Session, fid: &Fid, node: &Arc<Node>, fd: OwnedFd, writable: bool) -> Result<()> {
+    let slot = s.workers.open_files.take(1).ok_or(Errno::MFILE)?;
+    let file = OpenFile::new(fd, writable, node.is_dir(), slot);
+    node.opened(&file);
+    s.locks.opened(&node.id);
+    fid.become_role(node.clone(), Role::Open(file)).inspect_err(|_| {
+        s.locks.closed(&node.id);
+    })
+}
+
+/// `Tread`, of a file or of an extended attribute.
+pub fn read(s: &Session, fid: &Fid, offset: u64, count: u32) -> Result<Answer> {
+    let count = count.min(s.payload()) as usize;
+    let data = match fid.state().1 {
+        Role::Open(file) if file.is_dir => return Err(Errno::ISDIR),
+        Role::Open(file) => read_file(s, &file, offset, count)?,
+        Role::Value(value) => value.read(offset, count),
+        Role::Path | Role::Sink(_) => return Err(Errno::BADF),
+    };
+    Ok(Answer::Payload(Rmessage::Rread { count: data.len() as u32 }, data))
+}
+
+fn read_file(s: &Session, file: &OpenFile, offset: u64, count: usize) -> Result<Bytes> {
+    let mut buffer = s.workers.buffers.take(count);
+    let read = retry_on_intr(|| sys::pread_into(file.fd.as_fd(), &mut buffer.bytes, count, offset));
+    let data = buffer.bytes.split().freeze();
+    s.workers.buffers.give(buffer);
+    read.map(|_| data)
+}
+
+/// `Twrite`, of a file or of an extended attribute. May write less than all, as write(2) may.
+pub fn write(s: &Session, fid: &Fid, offset: u64, body: &[Bytes]) -> Result<Rmessage<'static>> {
+    let count = match fid.state() {
+        (_, Role::Open(file)) => write_file(&file, offset, body)?,
+        (node, Role::Sink(sink)) => xattr::write(s, &node, &mut lock(&sink), offset, body)?,
+        (_, Role::Path | Role::Value(_)) => return Err(Errno::BADF),
+    };
+    Ok(Rmessage::Rwrite { count })
+}
+
+fn write_file(file: &OpenFile, offset: u64, body: &[Bytes]) -> Result<u32> {
+    let mut done = 0usize;
+    for pieces in body.chunks(PIECES) {
+        let slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+        let whole: usize = pieces.iter().map(Bytes::len).sum();
+        let at = offset.checked_add(done as u64).ok_or(Errno::FBIG)?;
+        match retry_on_intr(|| pwritev(&file.fd, &slices, at)) {
+            Ok(written) => {
+                done += written;
+                if written < whole {
+                    break;
+                }
+            }
+            // What has been written has been written: the client asks again for the rest.
+            Err(_) if done > 0 => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(done as u32)
+}
+
+/// `Tfsync`.
+pub fn fsync(fid: &Fid, data_only: bool) -> Result<Rmessage<'static>> {
+    let file = fid.open_file()?;
+    if data_only {
+        fdatasync(&file.fd)?
+    } else {
+        sync_all(&file.fd)?
+    }
+    Ok(Rmessage::Rfsync)
+}

@@ -1,0 +1,89 @@
+//! `Tattach` and `Twalk`: from names to nodes (diod `protocol.md` § attach, walk; walk(5)).
+//!
+//! Concurrency: a walk takes no lock over its system calls. Each component is opened in the folder
+//! that the one before gave, whatever others do meanwhile: what is reached was beneath the granted
+//! folder when it was opened. A rename of this session that finishes in between makes the last step
+//! be done again ([`super::tree`]).
+
+use std::sync::Arc;
+
+use transport::id;
+use transport::ninep::Rmessage;
+use transport::ninep::message::Qids;
+
+use super::errno::{Errno, Result};
+use super::fid::{Fid, Role};
+use super::node::{Name, Node, stat};
+use super::session::Session;
+use super::tree::Found;
+
+/// `Tattach`: the granted folder by its own name, or by none.
+pub fn attach(s: &Session, fid: id::Fid, afid: id::Fid, aname: &[u8]) -> Result<Rmessage<'static>> {
+    if afid != id::Fid::NONE {
+        return Err(Errno::BADF);
+    }
+    if !s.export.is_called(aname) {
+        return Err(Errno::NOENT);
+    }
+    let root = s.tree.root().clone();
+    let qid = s.export.devices().qid(&stat(s.tree.handle(&root)?)?);
+    s.fids.put(fid, Fid::new(root, Role::Path))?;
+    Ok(Rmessage::Rattach { qid })
+}
+
+/// `Twalk` of no names: another fid for the same node.
+pub fn clone(s: &Session, fid: &Arc<Fid>, newfid: id::Fid) -> Result<Rmessage<'static>> {
+    s.fids.put(newfid, Fid::new(fid.node(), Role::Path))?;
+    Ok(Rmessage::Rwalk { qids: Qids::default() })
+}
+
+/// `Twalk`. The first name that is not found is an error; a later one ends the walk, with fewer
+/// qids than names, and `newfid` is not made.
+pub fn walk(
+    s: &Session,
+    fid: &Arc<Fid>,
+    number: id::Fid,
+    newfid: id::Fid,
+    names: &[&[u8]],
+) -> Result<Rmessage<'static>> {
+    if number != newfid {
+        s.fids.is_free(newfid)?;
+    }
+    let mut node = fid.node();
+    let mut qids = Qids::default();
+    for (at, name) in names.iter().enumerate() {
+        match step(s, &node, name) {
+            Ok(found) => {
+                qids.push(s.export.devices().qid(&found.st));
+                node = found.node;
+            }
+            Err(errno) if at == 0 => return Err(errno),
+            Err(_) => return Ok(Rmessage::Rwalk { qids }),
+        }
+    }
+    let made = Fid::new(node, Role::Path);
+    if number == newfid {
+        let old = s.fids.replace(number, fid, made)?;
+        s.retire(&old)?;
+    } else {
+        s.fids.put(newfid, made)?;
+    }
+    Ok(Rmessage::Rwalk { qids })
+}
+
+/// One step. `..` goes up what is known of the node's place, and stays at the granted folder.
+fn step(s: &Session, node: &Arc<Node>, name: &[u8]) -> Result<Found> {
+    if name != b".." {
+        return s.tree.look(node, Name::new(name)?);
+    }
+    if !node.is_dir() {
+        return Err(Errno::NOTDIR);
+    }
+    let up = match node.place() {
+        Some(place) => place.parent,
+        None if s.tree.is_root(node) => node.clone(),
+        None => return Err(Errno::NOENT),
+    };
+    let st = stat(s.tree.handle(&up)?)?;
+    Ok(Found { node: up, st })
+}

@@ -1,0 +1,162 @@
+//! How a node's extended attributes are reached, on kernels old and new.
+//!
+//! There is no /proc to name a descriptor by, and `O_PATH` descriptors have no attributes. So a node
+//! is named by its folder's descriptor and its bare name: by the `*xattrat` calls, before Linux 6.13
+//! from a working folder that is this thread's own, and where that cannot be had by a descriptor
+//! that is opened for reading. None of them ever follows a symbolic link. A node whose name is gone
+//! is reached by a file that is open on it.
+//!
+//! Concurrency: it is checked that the name is the node's before it is used; a name that changes in
+//! between is another entry of the same folder, never one outside. Working folders are a thread's.
+
+use std::cell::Cell;
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{
+    FileType, OFlags, XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr, lgetxattr,
+    llistxattr, lremovexattr, lsetxattr,
+};
+use rustix::process::{chdir, fchdir};
+
+use super::errno::{Errno, Result};
+use super::fid::OpenFile;
+use super::node::Node;
+use super::session::Session;
+use crate::sys;
+
+/// One call, whatever it names the node by. All give a size; those that set give 0.
+#[derive(Debug)]
+pub enum Call<'a> {
+    /// The value of an attribute.
+    Get(&'a CStr, &'a mut [u8]),
+    /// The names, each with a NUL behind it.
+    List(&'a mut [u8]),
+    /// Sets one, with flags of setxattr(2).
+    Set(&'a CStr, &'a [u8], u32),
+    /// Removes one.
+    Remove(&'a CStr),
+}
+
+impl Call<'_> {
+    fn by_descriptor(&mut self, fd: BorrowedFd<'_>) -> Result<usize> {
+        match self {
+            Call::Get(name, to) => fgetxattr(fd, *name, &mut **to),
+            Call::List(to) => flistxattr(fd, &mut **to),
+            Call::Set(name, value, flags) => {
+                fsetxattr(fd, *name, value, XattrFlags::from_bits_retain(*flags)).map(|()| 0)
+            }
+            Call::Remove(name) => fremovexattr(fd, *name).map(|()| 0),
+        }
+    }
+
+    fn by_entry(&mut self, dir: BorrowedFd<'_>, entry: &CStr) -> Result<usize> {
+        match self {
+            Call::Get(name, to) => sys::getxattrat(dir, entry, name, to),
+            Call::List(to) => sys::listxattrat(dir, entry, to),
+            Call::Set(name, value, flags) => {
+                sys::setxattrat(dir, entry, name, value, *flags).map(|()| 0)
+            }
+            Call::Remove(name) => sys::removexattrat(dir, entry, name).map(|()| 0),
+        }
+    }
+
+    /// `entry` is a bare name, in the working folder.
+    fn by_name(&mut self, entry: &CStr) -> Result<usize> {
+        match self {
+            Call::Get(name, to) => lgetxattr(entry, *name, &mut **to),
+            Call::List(to) => llistxattr(entry, &mut **to),
+            Call::Set(name, value, flags) => {
+                lsetxattr(entry, *name, value, XattrFlags::from_bits_retain(*flags)).map(|()| 0)
+            }
+            Call::Remove(name) => lremovexattr(entry, *name).map(|()| 0),
+        }
+    }
+}
+
+/// A node, as its attributes are reached.
+pub enum At<'s> {
+    /// By an open file.
+    File(Arc<OpenFile>),
+    /// By its folder and name. The granted folder is its own `.`.
+    Entry(&'s Session, Arc<Node>, Arc<OwnedFd>, CString),
+}
+
+/// Whether the kernel is known not to have the `*xattrat` calls.
+static NO_CALLS: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    /// Whether this thread's working folder is its own; unknown at first.
+    static OWN_FOLDER: Cell<Option<bool>> = const { Cell::new(None) };
+}
+
+impl<'s> At<'s> {
+    /// By `open`, where that is there, otherwise by name.
+    pub fn find(s: &'s Session, open: Option<Arc<OpenFile>>, node: &Arc<Node>) -> Result<At<'s>> {
+        if let Some(file) = open {
+            return Ok(At::File(file));
+        }
+        let found = match node.place() {
+            Some(place) => s.tree.verify(node, &place).map(|dir| (dir, place.name)),
+            None if s.tree.is_root(node) => s.tree.handle(node).map(|dir| (dir, b"."[..].into())),
+            None => Err(Errno::STALE),
+        };
+        match found {
+            Ok((dir, name)) => {
+                let name = CString::new(&*name).map_err(|_| Errno::INVAL)?;
+                Ok(At::Entry(s, node.clone(), dir, name))
+            }
+            Err(errno) => node.open_file(|_| true).map(At::File).ok_or(errno),
+        }
+    }
+
+    /// Makes the call.
+    pub fn call(&self, mut call: Call<'_>) -> Result<usize> {
+        let (s, node, dir, entry) = match self {
+            At::File(file) => return call.by_descriptor(file.fd.as_fd()),
+            At::Entry(s, node, dir, entry) => (s, node, dir.as_fd(), entry),
+        };
+        if !NO_CALLS.load(Ordering::Relaxed) {
+            match call.by_entry(dir, entry) {
+                Err(Errno::NOSYS) => NO_CALLS.store(true, Ordering::Relaxed),
+                done => return done,
+            }
+        }
+        if own_folder() {
+            fchdir(dir)?;
+            let done = call.by_name(entry);
+            // A folder that is somebody's working folder cannot be unmounted.
+            chdir(c"/")?;
+            return done;
+        }
+        match node.kind {
+            FileType::RegularFile | FileType::Directory => {
+                let (fd, _) = s.tree.open(node, OFlags::RDONLY)?;
+                call.by_descriptor(fd.as_fd())
+            }
+            _ => Err(Errno::OPNOTSUPP),
+        }
+    }
+}
+
+/// Gives this thread a working folder of its own, once.
+fn own_folder() -> bool {
+    OWN_FOLDER.with(|own| match own.get() {
+        Some(own) => own,
+        None => {
+            let done = sys::own_working_folder().is_ok();
+            own.set(Some(done));
+            done
+        }
+    })
+}
+
+/// Ways that this kernel would not take, for the tests of the others: the calls, then the working
+/// folder as well. Only of this thread's calls the second.
+#[cfg(test)]
+pub(super) fn without(calls: bool, folder: bool) {
+    NO_CALLS.store(calls, Ordering::Relaxed);
+    OWN_FOLDER.with(|own| own.set(folder.then_some(false)));
+}
