@@ -41,9 +41,8 @@ pub fn lcreate(
     mode: u32,
     gid: u32,
 ) -> Result<Rmessage<'static>> {
-    s.writable()?;
-    let parent = fid.unopened()?;
-    let name = Name::new(name)?;
+    fid.unopened()?;
+    let (parent, name) = place(s, fid, name)?;
     let wanted = Wanted::from_wire(flags)?;
     if wanted.flags.contains(OFlags::DIRECTORY) {
         return Err(Errno::INVAL);
@@ -52,6 +51,16 @@ pub fn lcreate(
     let qid = s.export.devices().qid(&made.1.st);
     io::bind(s, fid, &made.1.node, made.0, wanted.writable)?;
     Ok(Rmessage::Rlcreate { qid, iounit: IOUNIT })
+}
+
+/// Where something is to be made, before anything is: it could not be taken back.
+fn place<'a>(s: &Session, fid: &Fid, name: &'a [u8]) -> Result<(Arc<Node>, Name<'a>)> {
+    s.writable()?;
+    let (parent, name) = (fid.node(), Name::new(name)?);
+    if parent.depth >= limits::DEPTH {
+        return Err(Errno::NAMETOOLONG);
+    }
+    Ok((parent, name))
 }
 
 /// Makes the file as a new one, so that nothing that took the name is ever opened by creating it;
@@ -146,8 +155,7 @@ pub fn mkdir(
     mode: u32,
     gid: u32,
 ) -> Result<Rmessage<'static>> {
-    s.writable()?;
-    let (parent, name) = (fid.node(), Name::new(name)?);
+    let (parent, name) = place(s, fid, name)?;
     let mode = Mode::from_raw_mode(mode & PERMISSIONS);
     mkdirat(s.tree.handle(&parent)?, name.bytes(), mode)?;
     Ok(Rmessage::Rmkdir { qid: made(s, &parent, name, gid)? })
@@ -161,8 +169,7 @@ pub fn symlink(
     target: &[u8],
     gid: u32,
 ) -> Result<Rmessage<'static>> {
-    s.writable()?;
-    let (parent, name) = (fid.node(), Name::new(name)?);
+    let (parent, name) = place(s, fid, name)?;
     if target.len() > limits::TARGET {
         return Err(Errno::NAMETOOLONG);
     }
@@ -178,8 +185,7 @@ pub fn mknod(
     mode: u32,
     gid: u32,
 ) -> Result<Rmessage<'static>> {
-    s.writable()?;
-    let (parent, name) = (fid.node(), Name::new(name)?);
+    let (parent, name) = place(s, fid, name)?;
     let kind = match FileType::from_raw_mode(mode) {
         kind @ (FileType::RegularFile | FileType::Fifo | FileType::Socket) => kind,
         FileType::CharacterDevice | FileType::BlockDevice => return Err(Errno::PERM),
