@@ -61,7 +61,7 @@ pub struct ReceiveCredit {
     granted: u64,
     received: u64,
     released: u64,
-    /// When the present window's worth began to be released, and what had been before.
+    /// Since when the present rate is measured, and what had been released before.
     epoch: Option<(Duration, u64)>,
 }
 
@@ -118,23 +118,22 @@ impl ReceiveCredit {
         (self.released + u64::from(self.window)).saturating_sub(self.granted)
     }
 
-    /// What the `CREDIT` frame is to give now; 0 where none is due. The window doubles when a
-    /// window's worth was passed on within two round trips: then the sender has been waiting for
-    /// credit, or is about to.
+    /// What the `CREDIT` frame is to give now; 0 where none is due. The window doubles when what is
+    /// passed on in two round trips, at the rate seen over the last half window or more, would fill
+    /// it: then the sender has been waiting for credit, or is about to.
     pub fn grant(&mut self, now: Duration, rtt: Option<Duration>) -> u32 {
         if !self.is_due() {
             return 0;
         }
-        match self.epoch {
-            None => self.epoch = Some((now, self.released)),
-            Some((start, before)) if self.released - before >= u64::from(self.window) => {
-                let elapsed = now.saturating_sub(start);
-                if rtt.is_some_and(|rtt| elapsed <= rtt * 2) {
-                    self.window = self.window.saturating_mul(2).min(self.max);
-                }
-                self.epoch = Some((now, self.released));
+        let (start, before) = *self.epoch.get_or_insert((now, self.released));
+        let bytes = self.released - before;
+        if bytes >= u64::from(self.window / 2) {
+            let elapsed = now.saturating_sub(start).as_nanos();
+            let reach = rtt.map_or(0, |rtt| rtt.as_nanos()) * 2;
+            if reach > 0 && u128::from(bytes) * reach >= u128::from(self.window) * elapsed {
+                self.window = self.window.saturating_mul(2).min(self.max);
             }
-            Some(_) => {}
+            self.epoch = Some((now, self.released));
         }
         let due = u32::try_from(self.due()).unwrap_or(u32::MAX);
         self.granted += u64::from(due);
@@ -285,23 +284,33 @@ mod tests {
     }
 
     #[test]
-    fn a_window_passed_on_within_two_round_trips_doubles_up_to_the_maximum() {
+    fn the_window_doubles_where_two_round_trips_would_fill_it_up_to_the_maximum() {
         let rtt = Some(Duration::from_millis(10));
         let mut credit = ReceiveCredit::new(4000, 10_000);
         let mut now = Duration::ZERO;
-        let mut turn = |credit: &mut ReceiveCredit, ms| {
+        let mut turn = |credit: &mut ReceiveCredit, charge: u32, ms| {
             now += Duration::from_millis(ms);
-            let charge = credit.left() as u32;
             assert!(credit.receive(charge));
             credit.release(u64::from(charge));
             credit.grant(now, rtt);
             credit.window()
         };
-        assert_eq!(turn(&mut credit, 0), 4000, "the first window starts the clock");
-        assert_eq!(turn(&mut credit, 21), 4000, "slower than two round trips");
-        assert_eq!(turn(&mut credit, 20), 8000);
-        assert_eq!(turn(&mut credit, 10), 10_000, "and no further");
-        assert_eq!(turn(&mut credit, 1), 10_000);
+        assert_eq!(turn(&mut credit, 4000, 0), 4000, "the first grant starts the clock");
+        assert_eq!(turn(&mut credit, 4000, 21), 4000, "a window takes longer than two round trips");
+        assert_eq!(turn(&mut credit, 1999, 1), 4000, "too little to know the rate by");
+        assert_eq!(turn(&mut credit, 2001, 19), 8000, "a window in two round trips");
+        assert_eq!(turn(&mut credit, 4000, 10), 10_000, "half of it in one, and no further");
+        assert_eq!(turn(&mut credit, 9000, 1), 10_000);
+    }
+
+    #[test]
+    fn without_a_round_trip_the_window_stays() {
+        let mut credit = ReceiveCredit::new(4000, 10_000);
+        for _ in 0..10 {
+            assert!(credit.receive(4000));
+            credit.release(4000);
+            assert_eq!(credit.grant(Duration::ZERO, None), 4000);
+        }
     }
 
     #[test]

@@ -44,7 +44,7 @@ impl Connection {
     }
 
     fn frames(&mut self, now: Duration, mut from: Bytes) -> Result<(), ChannelError> {
-        while !self.peer_ended {
+        while !self.peer_ended && !self.ended {
             match self.input.next(&mut from, self.chunk)? {
                 None => break,
                 Some(Item::Head(head)) => {
