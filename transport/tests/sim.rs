@@ -7,6 +7,8 @@
 //! What is checked: messages arrive whole and in order per stream and lane; nothing starves; what an
 //! end holds stays within its window; closing and refusing at any moment leaves both ends agreed.
 
+#![allow(clippy::unwrap_used)] // a test stops where its helpers do
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 

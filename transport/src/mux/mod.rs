@@ -53,6 +53,8 @@ mod receive;
 pub mod scheduler;
 mod send;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use config::{Config, Limits};
