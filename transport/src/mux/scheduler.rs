@@ -279,8 +279,13 @@ mod tests {
         let offers = [(1, small(200)), (2, small(200)), (3, bulk(FULL))];
         let mut since = 0;
         for (_, class) in run(&mut scheduler(), &offers, 1000) {
-            since = if class == Bulk { 0 } else { since + 200 };
-            assert!(since < 2 * FULL + 200, "{since} bytes of small messages in a row");
+            if class == Bulk {
+                assert!(since >= 2 * FULL, "only {since} bytes of small messages in a row");
+                since = 0;
+            } else {
+                since += 200;
+                assert!(since < 2 * FULL + 200, "{since} bytes of small messages in a row");
+            }
         }
     }
 
@@ -288,9 +293,17 @@ mod tests {
     fn small_messages_are_not_held_back_where_no_bulk_waits() {
         let mut s = scheduler();
         assert!(run(&mut s, &[(1, small(FULL))], 100).iter().all(|x| x.1 == Small));
-        // And what went before bulk came does not count against them.
-        s.offer(StreamId(2), bulk(FULL));
+    }
+
+    #[test]
+    fn the_burst_is_counted_afresh_when_bulk_has_been_away() {
+        let mut s = scheduler();
+        let offers = [(1, small(FULL)), (2, bulk(FULL))];
+        assert!(run(&mut s, &offers, 2).iter().all(|x| x.1 == Small), "bulk is owed its turn");
+        s.offer(StreamId(2), NONE);
         assert_eq!(s.next(PLENTY), Some((StreamId(1), Small)));
+        assert!(run(&mut s, &offers, 2).iter().all(|x| x.1 == Small));
+        assert_eq!(s.next(PLENTY), Some((StreamId(2), Bulk)));
     }
 
     #[test]
