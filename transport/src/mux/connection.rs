@@ -1,6 +1,6 @@
 //! One end of a channel: composes frames, streams, credit and scheduler, with no I/O and no clock.
 //!
-//! What comes in is handled in [`super::incoming`]; here are the caller's side and what goes out.
+//! What comes in is handled in `incoming.rs`; here are the caller's side and what goes out.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;

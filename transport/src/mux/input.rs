@@ -6,7 +6,7 @@
 //! message of at most [`COPY_MESSAGE`] is put into a buffer of its own size, and a piece below
 //! [`COPY_PIECE`] is put together with those that follow it. Above these bounds nothing is copied.
 //!
-//! What a header means, and whether its payload is wanted, is decided by the caller ([`Wanted`]).
+//! What a header means, and whether its payload is wanted, is decided by the caller (`Wanted`).
 
 use alloc::vec::Vec;
 

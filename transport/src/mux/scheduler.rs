@@ -11,7 +11,7 @@
 //!    round trip for more.
 //!
 //! Control frames are none of its business: they go first. Within a stream the same two lanes and
-//! the same rules 3 and 4 hold for the stream's credit ([`super::send`]); what a stream offers here
+//! the same rules 3 and 4 hold for the stream's credit (`send.rs`); what a stream offers here
 //! is there, whole, and covered by the stream's credit.
 
 use alloc::collections::{BTreeMap, VecDeque};
