@@ -298,7 +298,7 @@ impl Connection {
         if self.control.len() == 0 {
             self.pinger.sent(now);
         }
-        while !self.ended && self.control.len() == 0 && (to.total() < max || to.total() == 0) {
+        while !self.ended && (to.total() < max || to.total() == 0) {
             let Some((stream, class)) = self.scheduler.next(self.send.available()) else { break };
             let Some(State::Open(halves)) = self.streams.get_mut(&stream) else { continue };
             let Some(sent) = halves.send.send(stream, class, &mut to) else { continue };

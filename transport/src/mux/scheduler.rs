@@ -103,6 +103,12 @@ impl Scheduler {
         }
     }
 
+    /// Whether no stream is known, for tests.
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.small.is_empty() && self.bulk.is_empty()
+    }
+
     /// The frame that is next, if `credit` of the channel covers it. It counts as sent: the caller
     /// sends it and makes the stream's next offer.
     pub fn next(&mut self, credit: u64) -> Option<(StreamId, Class)> {

@@ -197,6 +197,17 @@ fn a_close_is_answered_and_the_stream_forgotten() {
     script.expect(&[Frame::Close { stream: S1, reason: Reason::done() }]);
     assert_eq!(script.end.start(S1, Class::Small, 2), Err(SendError::NotOpen));
     assert_eq!(script.end.stats().streams, 0);
+    assert!(script.end.scheduler.is_empty());
+}
+
+#[test]
+fn a_stream_that_we_close_is_not_scheduled_any_more() {
+    let mut script = Script::open();
+    script.end.start(S1, Class::Small, 2).unwrap();
+    script.end.extend(S1, Bytes::from("hi")).unwrap();
+    script.end.close(S1, Reason::done());
+    assert!(script.end.scheduler.is_empty());
+    script.expect(&[Frame::Close { stream: S1, reason: Reason::done() }]);
 }
 
 #[test]
