@@ -1,7 +1,7 @@
 #!/bin/bash
-# The first process inside user-mode Linux: makes the machine usable and runs KERNEL_SCRIPT's cases. The
-# root is the outer machine's, read-only; everything that is written lies in tmpfs and goes with the
-# machine.
+# The first process inside user-mode Linux: makes the machine usable and runs KERNEL_SCRIPT's cases (or
+# KERNEL_MAIN instead). The root is the outer machine's, read-only; everything that is written lies in
+# tmpfs and goes with the machine.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export HOME=/run/home LANG=C.UTF-8 TMPDIR=/run/tmp USER=root LOGNAME=root SHELL=/bin/sh
 unset XDG_RUNTIME_DIR
@@ -27,7 +27,7 @@ for module in $KERNEL_MODULES; do
 done
 
 cd /mnt || exit
-/bin/bash "$KERNEL_FOLDER/common.sh"
+/bin/bash "${KERNEL_MAIN:-$KERNEL_FOLDER/common.sh}"
 echo "@@ end"
 sync
 halt -f || poweroff -f

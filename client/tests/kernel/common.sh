@@ -130,14 +130,15 @@ gone() {
     [ "${state%% *}" = Z ]
 }
 
-# refused CODE PATTERN COMMAND...: the command ends with CODE, with a sentence on stderr that matches
-# the extended regular expression PATTERN, and leaves nothing behind.
+# refused CODE PATTERN COMMAND...: the command ends with a code that is CODE, with a sentence on stderr
+# that matches PATTERN (extended regular expressions both), and leaves nothing behind.
 refused() {
     local code=$1 pattern=$2 status=0
     shift 2
     "$@" >/run/out 2>/run/err </dev/null || status=$?
     cat /run/out /run/err
-    [ $status -eq "$code" ] || fail "exit code $status, not $code: $*"
+    [[ $status =~ ^${code}$ ]] || fail "exit code $status, not $code: $*"
+    echo "exit code $status"
     grep -Eiq -- "$pattern" /run/err || fail "stderr does not say '$pattern': $*"
     ! grep -q " $mounts/" /proc/mounts || fail "something is mounted: $*"
     within 2 no_process_left

@@ -332,5 +332,83 @@ def reads(path, seconds, result):
     os.rename(result + ".new", result)
 
 
+def defaults(*command):
+    """Runs COMMAND with the signals that a shell's background processes ignore as a terminal gives them."""
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    os.execv(command[0], command)
+
+
+def version():
+    """Passes a server's bytes on, with another version in its preface (PROTOCOL.md: magic, size, version)."""
+    preface = b""
+    while len(preface) < 14:
+        preface += os.read(0, 14 - len(preface)) or sys.exit("the server said nothing")
+    os.write(1, preface[:12] + struct.pack("<H", 0x7fff))
+    while block := os.read(0, 65536):
+        os.write(1, block)
+
+
+def rates(folder, file):
+    """Rates and round trips of a mount: writes FOLDER/FILE of 96 MiB, reads it, asks for its attributes."""
+    path = os.path.join(folder, file)
+    block, blocks = os.urandom(1 << 20), 96
+    start = time.monotonic()
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    for _ in range(blocks):
+        assert os.write(fd, block) == len(block)
+    os.fsync(fd)
+    write = blocks * len(block) / (time.monotonic() - start)
+    os.close(fd)
+    start = time.monotonic()
+    fd = os.open(path, os.O_RDONLY)
+    while os.read(fd, 1 << 20):
+        pass
+    read = blocks * len(block) / (time.monotonic() - start)
+    trips = []
+    for _ in range(400):
+        start = time.monotonic()
+        os.fstat(fd)
+        trips.append(time.monotonic() - start)
+    os.close(fd)
+    start = time.monotonic()
+    for _ in range(100):
+        os.stat(path)
+    stats = 100 / (time.monotonic() - start)
+    os.unlink(path)
+    print(f"{read / 1e6:.0f} {write / 1e6:.0f} {sorted(trips)[200] * 1e6:.0f} {stats:.0f}")
+
+
+def raw():
+    """The same figures of a bare socketpair between two processes, which is what the mount travels on."""
+    ours, its = socket.socketpair()
+    block, total = bytes(65536), 96 << 20
+    pid = os.fork()
+    if pid == 0:
+        got = 0
+        while got < total + 1:
+            got += len(its.recv(1 << 20))
+        its.send(b"x")
+        while message := its.recv(64):
+            its.send(message)
+        os._exit(0)
+    its.close()
+    start = time.monotonic()
+    for _ in range(total // len(block)):
+        ours.sendall(block)
+    ours.send(b"x")
+    ours.recv(64)
+    rate = total / (time.monotonic() - start)
+    trips = []
+    for _ in range(400):
+        start = time.monotonic()
+        ours.send(b"x" * 30)
+        ours.recv(64)
+        trips.append(time.monotonic() - start)
+    ours.close()
+    os.waitpid(pid, 0)
+    print(f"{rate / 1e6:.0f} {rate / 1e6:.0f} {sorted(trips)[200] * 1e6:.0f} -")
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]](*sys.argv[2:])
