@@ -1,12 +1,21 @@
 //! Mounts folders of other qubes: what the command `qvm-mount-folder` is made of.
 //!
-//! The command line ([`cli`]) becomes a checked plan ([`plan`]); a front end ([`frontend`]) turns a
-//! stream of the channel into a folder, as far as the kernel ([`kernel`]) can; what goes wrong has a
-//! code and a sentence ([`exit`]); what the far end says is shown escaped ([`escape`]).
+//! ```text
+//!  cli ─► plan ─► mount ──control socket──► daemon ─► the pair's channel (transport::relay)
+//!                   │   ◄── a 9P socket ──┘
+//!                   └─► frontend: v9fs makes a folder of it
+//! ```
+//!
+//! What goes wrong has a code and a sentence ([`exit`]); what the far end prints is shown escaped
+//! ([`escape`]); what the running kernel can do is found out in [`kernel`].
 
 pub mod cli;
+pub mod daemon;
 pub mod escape;
 pub mod exit;
 pub mod frontend;
 pub mod kernel;
+pub mod mount;
 pub mod plan;
+pub mod status;
+mod sys;

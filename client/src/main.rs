@@ -1,12 +1,13 @@
-//! qvm-mount-folder: dispatch, errors, exit codes.
+//! `qvm-mount-folder`: mounts a folder of another qube. Dispatch, errors, exit codes.
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use client::cli::Cli;
+use client::daemon::spawn;
 use client::exit::{Exit, Failure};
-use client::frontend::v9fs::V9fs;
-use client::plan::{self, Place, Task};
+use client::plan::{self, Task};
+use client::{mount, status};
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {
@@ -20,13 +21,9 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), Failure> {
     match plan::plan(cli)? {
-        Task::Mount(plan) => {
-            if let Place::MountPoint(_) = plan.place {
-                V9fs::prepare(&plan)?;
-            }
-            Err(Failure::new(Exit::Other, "there is no channel yet").what(plan.aim()))
-        }
-        Task::List => Ok(()),
-        Task::Daemon(_) => Ok(()),
+        Task::Mount(plan) => mount::run(&plan),
+        Task::List => status::print(&status::mounts(), &mut std::io::stdout())
+            .map_err(|error| Failure::new(Exit::Other, format!("cannot write: {error}"))),
+        Task::Daemon(words) => spawn::daemon(&words),
     }
 }

@@ -66,6 +66,9 @@ pub enum SessionError {
         /// The reply's type.
         reply: u8,
     },
+    /// Another protocol than was asked for.
+    #[error("the file server answers with another version of 9P than 9P2000.L")]
+    Version,
     /// An msize that cannot be.
     #[error("the file server chose an msize of {0} bytes, which is out of range")]
     Msize(u32),
@@ -302,9 +305,13 @@ impl Session {
         // What the far end had to answer before it, it has answered or dropped.
         self.tags.clear();
         self.requests.clear();
+        // "unknown" is how a server says no (version(5)). Anything else the kernel would take for an
+        // older 9P, and go on with it.
         if version == VERSION {
             let agreed = Msize::new(msize).filter(|agreed| *agreed <= self.limit);
             self.msize = Some(agreed.ok_or(SessionError::Msize(msize))?);
+        } else if version != b"unknown" {
+            return Err(SessionError::Version);
         }
         Ok(Reply::Pass(head.clone()))
     }

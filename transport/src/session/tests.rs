@@ -250,6 +250,18 @@ fn an_msize_above_what_was_offered_is_refused() {
 }
 
 #[test]
+fn an_older_9p_is_refused_and_no_is_passed_on() {
+    let version = Tmessage::Tversion { msize: 65536, version: VERSION }.encode(Tag::NONE);
+    let mut session = Session::new(Msize::MAX);
+    session.handle_request(NOW, &version.head, 0).unwrap();
+    let old = Rmessage::Rversion { msize: 8192, version: b"9P2000" }.encode(Tag::NONE);
+    assert_eq!(session.handle_reply(&old.head, 0), Err(SessionError::Version));
+    let no = Rmessage::Rversion { msize: 8192, version: b"unknown" }.encode(Tag::NONE);
+    assert_eq!(session.handle_reply(&no.head, 0), Ok(Reply::Pass(no.head.clone())));
+    assert_eq!(session.msize(), None);
+}
+
+#[test]
 fn payloads_are_never_needed() {
     let mut talk = Talk::new();
     let write = Tmessage::Twrite { fid: Fid(0), offset: 0, count: 5 }

@@ -1,0 +1,115 @@
+//! One qrexec call: the process that carries it, and the descriptors that we hold of it.
+//!
+//! `qrexec-client-vm TARGET SERVICE+ARGUMENT` uses its own stdin and stdout as the channel and makes
+//! them non-blocking, so it gets two socketpairs whose other ends are ours alone (QREXEC
+//! documentation; `qrexec-client-vm.c`). Another command takes its place with `--via`; `--via local`
+//! starts the service itself, with the environment that the qrexec agent would give it.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use tokio::process::{Child, ChildStderr, Command};
+
+use crate::plan::Via;
+
+/// The service's program, for `--via local`.
+const SERVICE: &str = "qvm-folder-server";
+/// Bytes of the socket buffers that the channel's processes read from and write to.
+const BUFFER: usize = 256 * 1024;
+/// How long the process of a call that has ended may take to go.
+const PARTING: Duration = Duration::from_millis(500);
+
+/// The program that a call starts, for people too.
+pub fn program(via: &Via) -> PathBuf {
+    match via {
+        Via::Qrexec(program) | Via::Command(program) => program.clone(),
+        Via::Local => beside(SERVICE),
+    }
+}
+
+/// A call under way: the process that carries it.
+pub struct Call {
+    child: Child,
+    /// What it, or the far end, has to say to people.
+    pub stderr: Option<ChildStderr>,
+}
+
+/// The channel of a call, from our side.
+pub struct Ends {
+    /// What the far end says.
+    pub input: OwnedFd,
+    /// What the far end hears.
+    pub output: OwnedFd,
+}
+
+impl Call {
+    /// Starts a call of `service` (`SERVICE+ARGUMENT`) in `target`.
+    pub fn start(via: &Via, target: &str, service: &str) -> std::io::Result<(Call, Ends)> {
+        let (output, stdin) = socketpair()?;
+        let (input, stdout) = socketpair()?;
+        let mut command = Command::new(program(via));
+        match via {
+            Via::Local => {
+                let argument = service.split_once('+').map_or("", |(_, argument)| argument);
+                command
+                    .arg(argument)
+                    .env("QREXEC_REMOTE_DOMAIN", "local")
+                    .env("QREXEC_SERVICE_FULL_NAME", service)
+                    .env("QREXEC_SERVICE_ARGUMENT", argument)
+                    .env("QREXEC_AGENT_PID", std::process::id().to_string());
+            }
+            Via::Qrexec(_) | Via::Command(_) => {
+                command.arg(target).arg(service);
+            }
+        }
+        let mut child = command
+            .stdin(Stdio::from(stdin))
+            .stdout(Stdio::from(stdout))
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let stderr = child.stderr.take();
+        Ok((Call { child, stderr }, Ends { input, output }))
+    }
+
+    /// The process's id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Waits for the process to end by itself, as it does when the channel has been closed or its
+    /// service has ended; gives its exit code (128 and the signal's number where a signal ended it). One
+    /// that does not is ended.
+    pub async fn end(mut self) -> Option<i32> {
+        use std::os::unix::process::ExitStatusExt;
+        let status = match tokio::time::timeout(PARTING, self.child.wait()).await {
+            Ok(status) => status.ok()?,
+            Err(_) => {
+                let _ = self.child.start_kill();
+                self.child.wait().await.ok()?
+            }
+        };
+        status.code().or(status.signal().map(|signal| 128 + signal))
+    }
+}
+
+fn socketpair() -> std::io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC;
+    let (a, b) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    for end in [a.as_fd(), b.as_fd()] {
+        // A smaller buffer than wished for is slower, not wrong.
+        let _ = sockopt::set_socket_send_buffer_size(end, BUFFER);
+    }
+    Ok((a, b))
+}
+
+/// A program of this project: beside the running one, as they are built and installed, else by name.
+fn beside(name: &str) -> PathBuf {
+    let here = std::env::current_exe().ok();
+    let beside = here.and_then(|path| Some(path.parent()?.join(name)));
+    beside.filter(|path| path.exists()).unwrap_or_else(|| OsString::from(name).into())
+}

@@ -1,0 +1,235 @@
+//! The pair's channel, from the daemon's side: its data plane's thread, its process, and who waits
+//! for what.
+//!
+//! ```text
+//!   daemon's tasks ──Command──► mailbox ─► data plane's thread (relay::pump, relay::links)
+//!        ▲                                        │
+//!        └── oneshots, watch ◄── dispatch ◄─Notice┘
+//! ```
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use transport::id::Msize;
+use transport::mux::Reason;
+use transport::mux::preface::ServerHello;
+use transport::relay::links::{Command, LinkId, Links, Notice, Right};
+use transport::relay::mailbox::Sender;
+use transport::stats::StreamStats;
+
+use super::call::{Call, Ends};
+
+/// How far a channel has come.
+#[derive(Clone, Debug)]
+pub enum Stage {
+    /// The call has been made; nothing has come back.
+    Calling,
+    /// The far end has said its first byte.
+    Answering,
+    /// The far end has introduced itself.
+    Established(ServerHello),
+    /// It has ended.
+    Ended(Ended),
+}
+
+/// How a channel ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// What the data plane says.
+    pub why: Arc<transport::relay::channel::ChannelEnd>,
+    /// The exit code of the process that carried it.
+    pub exit: Option<i32>,
+}
+
+/// Why there is no stream.
+#[derive(Clone, Debug)]
+pub enum NoStream {
+    /// The far end refused it.
+    Refused(Reason),
+    /// The channel has ended.
+    Channel,
+}
+
+/// What becomes of a stream that was asked for.
+type Opening = oneshot::Sender<Result<Msize, NoStream>>;
+
+/// A channel.
+pub struct Channel {
+    commands: Sender<Command>,
+    /// How far it has come.
+    pub stage: watch::Receiver<Stage>,
+    openings: RefCell<HashMap<LinkId, Opening>>,
+    /// Streams that are open: told when one has ended, and why, in words.
+    ended: RefCell<HashMap<LinkId, oneshot::Sender<String>>>,
+    next: Cell<u64>,
+    given_up: Cell<bool>,
+}
+
+/// A stream that is open. Closed when dropped.
+pub struct Stream {
+    channel: Rc<Channel>,
+    /// Its name towards the data plane.
+    pub id: LinkId,
+    /// The most that its msize can be.
+    pub limit: Msize,
+    /// What it has done.
+    pub stats: Arc<StreamStats>,
+    /// Told when it has ended, and why.
+    pub ended: oneshot::Receiver<String>,
+}
+
+impl Channel {
+    /// Starts the data plane of a call. The task that serves it runs in the current `LocalSet`.
+    pub fn start(call: Call, ends: Ends) -> std::io::Result<Rc<Channel>> {
+        let (notices, inbox) = mpsc::unbounded_channel();
+        let commands = data_plane(ends, notices)?;
+        let (progress, stage) = watch::channel(Stage::Calling);
+        let channel = Rc::new(Channel {
+            commands,
+            stage,
+            openings: RefCell::default(),
+            ended: RefCell::default(),
+            next: Cell::new(1),
+            given_up: Cell::new(false),
+        });
+        tokio::task::spawn_local(dispatch(Rc::clone(&channel), inbox, progress, call));
+        Ok(channel)
+    }
+
+    /// Whether streams can still be asked for.
+    pub fn is_alive(&self) -> bool {
+        !self.given_up.get() && !matches!(*self.stage.borrow(), Stage::Ended(_))
+    }
+
+    /// Waits for the end, and says how it came.
+    pub async fn wait_end(&self) -> Option<Ended> {
+        let mut stage = self.stage.clone();
+        let end = stage.wait_for(|stage| matches!(stage, Stage::Ended(_))).await.ok()?;
+        match &*end {
+            Stage::Ended(ended) => Some(ended.clone()),
+            _ => None,
+        }
+    }
+
+    /// Asks for a stream that joins `fd`; one without only keeps its right. The far end's answer comes
+    /// with the future; a future that is dropped takes the stream back.
+    pub async fn open(
+        self: &Rc<Self>,
+        right: Right,
+        limit: Msize,
+        fd: Option<OwnedFd>,
+    ) -> Result<Stream, NoStream> {
+        if !self.is_alive() {
+            return Err(NoStream::Channel);
+        }
+        let id = LinkId(self.next.replace(self.next.get() + 1));
+        let stats = Arc::new(StreamStats::default());
+        let (opening, opened) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
+        self.openings.borrow_mut().insert(id, opening);
+        self.ended.borrow_mut().insert(id, end);
+        let mut stream = Stream { channel: Rc::clone(self), id, limit, stats, ended };
+        let stats = Arc::clone(&stream.stats);
+        self.commands.send(Command::Open { id, right, limit, fd, stats });
+        stream.limit = opened.await.unwrap_or(Err(NoStream::Channel))?;
+        Ok(stream)
+    }
+
+    /// Ends the channel: what is left to say is said, then its descriptors are closed.
+    pub fn finish(&self) {
+        self.given_up.set(true);
+        self.commands.send(Command::Finish);
+    }
+
+    fn take(&self, notice: Notice, progress: &watch::Sender<Stage>) {
+        match notice {
+            Notice::FirstByte => {
+                progress.send_replace(Stage::Answering);
+            }
+            Notice::Hello(hello) => {
+                progress.send_replace(Stage::Established(hello));
+            }
+            Notice::Opened(id, limit) => self.opened(id, Ok(limit)),
+            Notice::Refused(id, reason) => self.opened(id, Err(NoStream::Refused(reason))),
+            Notice::Ended(id, why) => self.closed(id, why.to_string()),
+            Notice::Closed(id, reason) => {
+                self.closed(id, format!("the other qube ended it ({reason})"));
+            }
+        }
+    }
+
+    fn opened(&self, id: LinkId, result: Result<Msize, NoStream>) {
+        if let Some(opening) = self.openings.borrow_mut().remove(&id) {
+            // Nobody waits any more: the stream's guard has been dropped and closes it.
+            let _ = opening.send(result);
+        }
+    }
+
+    fn closed(&self, id: LinkId, why: String) {
+        if let Some(end) = self.ended.borrow_mut().remove(&id) {
+            let _ = end.send(why);
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.channel.openings.borrow_mut().remove(&self.id);
+        self.channel.ended.borrow_mut().remove(&self.id);
+        self.channel.commands.send(Command::Close(self.id));
+    }
+}
+
+enum Letter {
+    Notice(Notice),
+    End(transport::relay::channel::ChannelEnd),
+}
+
+/// Starts the thread that moves the bytes.
+fn data_plane(
+    ends: Ends,
+    letters: mpsc::UnboundedSender<Letter>,
+) -> std::io::Result<Sender<Command>> {
+    let notices = letters.clone();
+    let notify = move |notice| {
+        let _ = notices.send(Letter::Notice(notice));
+    };
+    let plane = Links::prepare(ends.input, ends.output, Box::new(notify))?;
+    let commands = plane.commands();
+    std::thread::Builder::new().name("data-plane".into()).spawn(move || {
+        let end = plane.run();
+        let _ = letters.send(Letter::End(end));
+    })?;
+    Ok(commands)
+}
+
+async fn dispatch(
+    channel: Rc<Channel>,
+    mut inbox: mpsc::UnboundedReceiver<Letter>,
+    progress: watch::Sender<Stage>,
+    call: Call,
+) {
+    let mut why = None;
+    while let Some(letter) = inbox.recv().await {
+        match letter {
+            Letter::Notice(notice) => channel.take(notice, &progress),
+            Letter::End(end) => {
+                why = Some(end);
+                break;
+            }
+        }
+    }
+    // The thread has closed the channel's descriptors: what carried it sees that and goes.
+    let exit = call.end().await;
+    let why = why.unwrap_or(transport::relay::channel::ChannelEnd::Done);
+    let words = why.to_string();
+    progress.send_replace(Stage::Ended(Ended { why: Arc::new(why), exit }));
+    channel.openings.borrow_mut().clear();
+    for (_, end) in channel.ended.borrow_mut().drain() {
+        let _ = end.send(words.clone());
+    }
+}

@@ -1,0 +1,166 @@
+//! What the command line and the channel daemon say to each other, over a socket in a private folder.
+//!
+//! One JSON message a datagram, descriptors beside it. A connection carries one request; what becomes
+//! of it comes back as events, the last of which is not [`Event::Waiting`] or [`Event::Remote`]. The
+//! connection's end takes back what had not become a mount. Both ends are the same program of the same
+//! person, perhaps of different versions, so the first thing said is the version.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use transport::local::MessageSocket;
+
+use crate::exit::Failure;
+use crate::sys;
+
+/// The form of these messages; a daemon of another is told so.
+pub const FORM: u32 = 1;
+
+/// What the command line wants.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// [`FORM`].
+    pub form: u32,
+    /// What is wanted.
+    pub want: Want,
+}
+
+/// The kinds of request.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Want {
+    /// A stream of 9P for a folder. It answers with [`Event::Ready`] and a descriptor; where a
+    /// descriptor comes with the request, that is a listening socket, and each of its connections
+    /// becomes a 9P session of its own while this connection lasts.
+    Stream(Stream),
+    /// The mounts: [`Event::Mounts`].
+    List,
+}
+
+/// A wanted stream.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Stream {
+    /// `SERVICE+ARGUMENT` of the call.
+    pub service: String,
+    /// The folder, for people.
+    pub folder: String,
+    /// Nothing in it is to be changed.
+    pub read_only: bool,
+    /// The largest msize wanted, in bytes.
+    pub msize: u32,
+    /// Seconds that the far end may take from its first byte on.
+    pub timeout: u64,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Event {
+    /// Nothing yet, and for whom it waits.
+    Waiting(String),
+    /// Lines that the far end, or what calls it, wrote to its stderr; escaped.
+    Remote(String),
+    /// The stream is there; its descriptor comes with this message, unless it listens.
+    Ready {
+        /// The most that msize can be.
+        msize: u32,
+        /// The far end's name, as it says itself.
+        qube: String,
+    },
+    /// There will be no stream.
+    Failed(Failure),
+    /// The mounts.
+    Mounts(Vec<Mount>),
+}
+
+/// What the command line did with its stream.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Mounted {
+    /// Where it is mounted.
+    pub mount_point: Vec<u8>,
+    /// By which front end.
+    pub front_end: String,
+}
+
+/// A mount that is there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Mount {
+    /// The server qube.
+    pub server: String,
+    /// The folder in it.
+    pub folder: String,
+    /// Where it is mounted; the socket's path for the socket front end.
+    pub mount_point: Vec<u8>,
+    /// By which front end.
+    pub front_end: String,
+    /// The msize that both ends agreed on, 0 before they did.
+    pub msize: u32,
+    /// Nothing in it can be changed.
+    pub read_only: bool,
+    /// Seconds since it was mounted.
+    pub age: u64,
+    /// Bytes of 9P sent.
+    pub sent: u64,
+    /// Bytes of 9P received.
+    pub received: u64,
+    /// Requests that somebody waits for now.
+    pub in_flight: u32,
+}
+
+/// A [`MessageSocket`] in the daemon's reactor.
+#[derive(Clone)]
+pub struct Connection(Rc<AsyncFd<MessageSocket>>);
+
+impl Connection {
+    /// Takes a socket in. Errors are those of epoll_ctl(2).
+    pub fn new(socket: MessageSocket) -> std::io::Result<Connection> {
+        socket.set_nonblocking()?;
+        Ok(Connection(Rc::new(sys::register(socket)?)))
+    }
+
+    /// The next message and its descriptors; nothing at the end or where it cannot be understood.
+    pub async fn receive<T: for<'de> Deserialize<'de>>(&self) -> Option<(T, Vec<OwnedFd>)> {
+        let receive = |socket: &MessageSocket| socket.receive().map_err(Errno::into);
+        let message = self.0.async_io(Interest::READABLE, receive).await.ok()?;
+        Some((serde_json::from_slice(&message.bytes).ok()?, message.fds))
+    }
+
+    /// Sends a message; an end that has gone hears nothing.
+    pub async fn send<T: Serialize>(&self, message: &T, fd: Option<BorrowedFd<'_>>) {
+        let Ok(bytes) = serde_json::to_vec(message) else { return };
+        let fds: Vec<_> = fd.into_iter().collect();
+        let send = |socket: &MessageSocket| socket.send(&bytes, &fds).map_err(Errno::into);
+        let _: std::io::Result<()> = self.0.async_io(Interest::WRITABLE, send).await;
+    }
+
+    /// The next connection at a listening socket.
+    pub async fn accept(&self) -> std::io::Result<Connection> {
+        let accept = |socket: &MessageSocket| socket.accept().map_err(Errno::into);
+        Connection::new(self.0.async_io(Interest::READABLE, accept).await?)
+    }
+}
+
+/// Sends a message from the command line's side.
+pub fn send<T: Serialize>(
+    socket: &MessageSocket,
+    message: &T,
+    fd: Option<&OwnedFd>,
+) -> Result<(), Errno> {
+    let bytes = serde_json::to_vec(message).map_err(|_| Errno::INVAL)?;
+    let fds: Vec<_> = fd.into_iter().map(|fd| fd.as_fd()).collect();
+    socket.send(&bytes, &fds)
+}
+
+/// Receives a message on the command line's side; nothing at the end.
+pub fn receive<T: for<'de> Deserialize<'de>>(
+    socket: &MessageSocket,
+) -> Result<Option<(T, Vec<OwnedFd>)>, Errno> {
+    let message = socket.receive()?;
+    if message.bytes.is_empty() {
+        return Ok(None);
+    }
+    let value = serde_json::from_slice(&message.bytes).map_err(|_| Errno::PROTO)?;
+    Ok(Some((value, message.fds)))
+}

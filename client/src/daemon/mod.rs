@@ -1,0 +1,480 @@
+//! The channel daemon: holds a pair's channel for as long as there are mounts.
+//!
+//! Started by the first mount, gone with the last. It outlives the command and the terminal that
+//! started it: it is the process at the near end of every 9P socket of the pair.
+//!
+//! ```text
+//!   qvm-mount-folder ──control socket──► mod.rs   one task a connection
+//!                                          │ establish: the first call, or a grant
+//!                                          ▼
+//!                                       channel.rs ─► data plane's thread
+//! ```
+//!
+//! Control runs on one thread (tokio's current-thread runtime); bytes move on another.
+
+pub mod call;
+pub mod channel;
+pub mod control;
+mod failure;
+mod grant;
+pub mod spawn;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use rustix::fs::FlockOperation;
+use tokio::io::AsyncReadExt;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::process::ChildStderr;
+use tokio::sync::Notify;
+use transport::id::Msize;
+use transport::local::MessageSocket;
+use transport::relay::links::Right;
+
+use self::call::Call;
+use self::channel::{Channel, NoStream, Stage, Stream};
+use self::control::{Connection, Event, FORM, Mount, Mounted, Request, Want};
+use crate::escape::FarLines;
+use crate::exit::{Exit, Failure};
+use crate::frontend::{SocketPair, socket_pair};
+use crate::plan::Via;
+
+/// Whose channel a daemon holds.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// The qube that was named, or `@default` and the like.
+    pub target: String,
+    /// How it is reached.
+    pub via: Via,
+}
+
+/// A mount, as the daemon's books have it.
+struct Booked {
+    folder: String,
+    read_only: bool,
+    since: Instant,
+    mounted: RefCell<Option<Mounted>>,
+    stats: RefCell<Vec<std::sync::Arc<transport::stats::StreamStats>>>,
+}
+
+struct Daemon {
+    pair: Pair,
+    /// The channel, and the right to make one: held while one is being made.
+    channel: tokio::sync::Mutex<Option<Rc<Channel>>>,
+    mounts: RefCell<BTreeMap<u64, Rc<Booked>>>,
+    next: Cell<u64>,
+    /// Connections and mounts that keep the daemon alive.
+    busy: Cell<usize>,
+    changed: Notify,
+}
+
+/// Runs the daemon of `pair` with its socket at `path`, until its last mount has gone. `started` is
+/// called once it takes connections; not at all where another daemon has the socket.
+pub fn run(pair: Pair, path: &Path, started: impl FnOnce()) -> std::io::Result<()> {
+    // Held until the process ends. Whoever has it owns the socket's name.
+    let lock = std::fs::File::create(path.with_extension("lock"))?;
+    if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Ok(());
+    }
+    let _ = rustix::process::setsid();
+    let _ = std::fs::remove_file(path);
+    let listener = MessageSocket::listen(path)?;
+    started();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let tasks = tokio::task::LocalSet::new();
+    tasks.block_on(&runtime, serve(pair, listener, path))
+}
+
+async fn serve(pair: Pair, listener: MessageSocket, path: &Path) -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let listener = Connection::new(listener)?;
+    let daemon = Rc::new(Daemon {
+        pair,
+        channel: tokio::sync::Mutex::new(None),
+        mounts: RefCell::default(),
+        next: Cell::new(1),
+        busy: Cell::new(0),
+        changed: Notify::new(),
+    });
+    // Whoever started it comes at once; a daemon that nobody asks for anything does not stay.
+    let mut idle = Duration::from_secs(10);
+    loop {
+        tokio::select! {
+            connection = listener.accept() => {
+                idle = Duration::ZERO;
+                if let Ok(connection) = connection {
+                    let daemon = Rc::clone(&daemon);
+                    let busy = Busy::new(&daemon);
+                    tokio::task::spawn_local(async move {
+                        daemon.answer(connection).await;
+                        drop(busy);
+                    });
+                }
+            }
+            () = daemon.idle(idle) => break,
+            // The terminal that started it is gone: nothing to do with us.
+            _ = hangup.recv() => {}
+            _ = terminate.recv() => break,
+        }
+    }
+    // From here on a new command finds nobody and starts a daemon of its own.
+    let _ = std::fs::remove_file(path);
+    let channel = daemon.channel.lock().await.take();
+    if let Some(channel) = channel {
+        channel.finish();
+        let _ = tokio::time::timeout(Duration::from_secs(2), channel.wait_end()).await;
+    }
+    Ok(())
+}
+
+/// Keeps the daemon alive.
+struct Busy(Rc<Daemon>);
+
+impl Busy {
+    fn new(daemon: &Rc<Daemon>) -> Busy {
+        daemon.busy.set(daemon.busy.get() + 1);
+        Busy(Rc::clone(daemon))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.set(self.0.busy.get() - 1);
+        self.0.changed.notify_one();
+    }
+}
+
+impl Daemon {
+    /// Returns once nothing keeps the daemon alive for `time`.
+    async fn idle(&self, time: Duration) {
+        loop {
+            while self.busy.get() > 0 {
+                self.changed.notified().await;
+            }
+            tokio::time::sleep(time).await;
+            if self.busy.get() == 0 {
+                return;
+            }
+        }
+    }
+
+    async fn answer(self: &Rc<Self>, connection: Connection) {
+        let Some((request, fds)) = connection.receive::<Request>().await else { return };
+        if request.form != FORM {
+            let why = "the mounts of this qube are held by another version of this program";
+            let failure = Failure::new(Exit::Other, why).hint("unmount them and mount again");
+            connection.send(&Event::Failed(failure), None).await;
+            return;
+        }
+        match request.want {
+            Want::List => connection.send(&Event::Mounts(self.list()), None).await,
+            Want::Stream(want) => {
+                let listener = fds.into_iter().next();
+                if let Err(failure) = self.stream(&connection, want, listener).await {
+                    connection.send(&Event::Failed(failure), None).await;
+                }
+            }
+        }
+    }
+
+    fn list(&self) -> Vec<Mount> {
+        let booked = self.mounts.borrow();
+        let mounts = booked.values().filter_map(|mount| {
+            let mounted = mount.mounted.borrow().clone()?;
+            let readings: Vec<_> = mount.stats.borrow().iter().map(|stats| stats.read()).collect();
+            Some(Mount {
+                server: self.pair.target.clone(),
+                folder: mount.folder.clone(),
+                mount_point: mounted.mount_point,
+                front_end: mounted.front_end,
+                msize: readings.iter().map(|reading| reading.msize).max().unwrap_or(0),
+                read_only: mount.read_only,
+                age: mount.since.elapsed().as_secs(),
+                sent: readings.iter().map(|reading| reading.sent).sum(),
+                received: readings.iter().map(|reading| reading.received).sum(),
+                in_flight: readings.iter().map(|reading| reading.in_flight).sum(),
+            })
+        });
+        mounts.collect()
+    }
+
+    /// Gives a stream to the command at `connection`, and keeps its books until it ends.
+    async fn stream(
+        self: &Rc<Self>,
+        connection: &Connection,
+        want: control::Stream,
+        listener: Option<OwnedFd>,
+    ) -> Result<(), Failure> {
+        let limit = Msize::new(want.msize)
+            .ok_or_else(|| Failure::new(Exit::Msize, "the msize is out of range"))?;
+        let (near, far) = match &listener {
+            Some(_) => (None, None),
+            None => {
+                let SocketPair { client, relay } = socket_pair(limit)
+                    .map_err(|error| Failure::new(Exit::Other, format!("no socket: {error}")))?;
+                (Some(client), Some(relay))
+            }
+        };
+        let opened = tokio::select! {
+            opened = self.open(connection, &want, limit, far) => opened?,
+            // The person pressed Ctrl-C: dropping the other branch takes everything back.
+            _ = connection.receive::<Mounted>() => return Ok(()),
+        };
+        let (channel, stream, qube) = opened;
+        let booked = Rc::new(Booked {
+            folder: want.folder.clone(),
+            read_only: want.read_only,
+            since: Instant::now(),
+            mounted: RefCell::new(None),
+            stats: RefCell::new(vec![std::sync::Arc::clone(&stream.stats)]),
+        });
+        let id = self.next.replace(self.next.get() + 1);
+        self.mounts.borrow_mut().insert(id, Rc::clone(&booked));
+        let ready = Event::Ready { msize: stream.limit.bytes(), qube };
+        connection.send(&ready, near.as_ref().map(std::os::fd::AsFd::as_fd)).await;
+        // Held open here it would outlive the mount.
+        drop(near);
+        match listener {
+            Some(listener) => self.offer(connection, listener, &channel, stream, &booked).await,
+            None => self.keep(connection, stream, &booked, want.timeout).await,
+        }
+        self.mounts.borrow_mut().remove(&id);
+        Ok(())
+    }
+
+    /// Keeps a mount's stream until it ends; ends it where the command never mounts.
+    async fn keep(
+        &self,
+        connection: &Connection,
+        mut stream: Stream,
+        booked: &Booked,
+        timeout: u64,
+    ) {
+        let stats = std::sync::Arc::clone(&stream.stats);
+        tokio::select! {
+            mounted = connection.receive::<Mounted>() => {
+                let Some((mounted, _)) = mounted else { return };
+                *booked.mounted.borrow_mut() = Some(mounted);
+            }
+            _ = &mut stream.ended => return,
+            // mount(2) waits for the far end and cannot be interrupted: closing its socket frees it.
+            () = stall(&stats, timeout) => return,
+        }
+        let _ = (&mut stream.ended).await;
+    }
+
+    /// Makes a 9P session of each connection at `listener`, while the command is there.
+    async fn offer(
+        &self,
+        connection: &Connection,
+        listener: OwnedFd,
+        channel: &Rc<Channel>,
+        mut base: Stream,
+        booked: &Rc<Booked>,
+    ) {
+        let listener = std::os::unix::net::UnixListener::from(listener);
+        if listener.set_nonblocking(true).is_err() {
+            return;
+        }
+        let Ok(listener) = UnixListener::from_std(listener) else { return };
+        let sessions = tokio::task::LocalSet::new();
+        let accept = async {
+            while let Ok((client, _)) = listener.accept().await {
+                let channel = Rc::clone(channel);
+                let (right, limit) = (Right::Sibling(base.id), base.limit);
+                let booked = Rc::clone(booked);
+                sessions.spawn_local(session(channel, right, limit, client, booked));
+            }
+        };
+        tokio::select! {
+            () = sessions.run_until(accept) => {}
+            () = async {
+                while let Some((mounted, _)) = connection.receive::<Mounted>().await {
+                    *booked.mounted.borrow_mut() = Some(mounted);
+                }
+            } => {}
+            _ = &mut base.ended => {}
+        }
+    }
+
+    /// Opens a stream for a folder, over the channel if there is one, else over one that is made now.
+    async fn open(
+        self: &Rc<Self>,
+        connection: &Connection,
+        want: &control::Stream,
+        limit: Msize,
+        fd: Option<OwnedFd>,
+    ) -> Result<(Rc<Channel>, Stream, String), Failure> {
+        let target = self.pair.target.as_str();
+        connection.send(&Event::Waiting(target.to_owned()), None).await;
+        let mut held = self.channel.lock().await;
+        let time = Duration::from_secs(want.timeout);
+        let living = held.as_ref().filter(|channel| channel.is_alive()).cloned();
+        let (channel, right) = match living {
+            Some(channel) => {
+                drop(held);
+                let token = grant::ask(&self.pair, want, &channel, connection).await?;
+                (channel, Right::Token(token))
+            }
+            None => {
+                let (call, ends) = start_call(&self.pair, connection, &want.service)?;
+                let channel = Channel::start(call, ends)
+                    .map_err(|error| Failure::new(Exit::Other, format!("no channel: {error}")))?;
+                *held = Some(Rc::clone(&channel));
+                // The right to make one is held until this one is established: a second mount at the
+                // same moment finds it rather than makes another.
+                let guard = GiveUp(Rc::clone(&channel));
+                let stream = self.first(&channel, limit, fd, want).await?;
+                std::mem::forget(guard);
+                let qube = qube_name(&channel, target);
+                return Ok((channel, stream, qube));
+            }
+        };
+        let stream = match tokio::time::timeout(time, channel.open(right, limit, fd)).await {
+            Err(_) => return Err(failure::stalled(target, want.timeout)),
+            Ok(Err(NoStream::Refused(reason))) => {
+                return Err(failure::refused(target, &want.folder, &reason));
+            }
+            Ok(Err(NoStream::Channel)) => {
+                let why = format!("the connection to {target} was lost meanwhile");
+                return Err(Failure::new(Exit::ClosedEarly, why).hint("try again"));
+            }
+            Ok(Ok(stream)) => stream,
+        };
+        let qube = qube_name(&channel, target);
+        Ok((channel, stream, qube))
+    }
+
+    /// The stream of a channel's own call: asked for together with the channel.
+    async fn first(
+        &self,
+        channel: &Rc<Channel>,
+        limit: Msize,
+        fd: Option<OwnedFd>,
+        want: &control::Stream,
+    ) -> Result<Stream, Failure> {
+        let target = self.pair.target.as_str();
+        let mut stage = channel.stage.clone();
+        let limited = async {
+            // A person may be reading dom0's question, or a qube booting: the time starts with the
+            // far end's first byte.
+            let _ = stage.wait_for(|stage| !matches!(stage, Stage::Calling)).await;
+            tokio::time::sleep(Duration::from_secs(want.timeout)).await;
+        };
+        let opened = tokio::select! {
+            opened = channel.open(Right::Own, limit, fd) => opened,
+            () = limited => return Err(failure::stalled(target, want.timeout)),
+        };
+        match opened {
+            Ok(stream) => Ok(stream),
+            Err(NoStream::Refused(reason)) => Err(failure::refused(target, &want.folder, &reason)),
+            Err(NoStream::Channel) => {
+                let program = call::program(&self.pair.via).display().to_string();
+                match channel.wait_end().await {
+                    Some(ended) => Err(failure::ended(target, &program, &want.folder, &ended)),
+                    None => Err(Failure::new(Exit::Other, "the channel was lost")),
+                }
+            }
+        }
+    }
+}
+
+/// Starts a call, with its stderr shown to whoever waits for it.
+fn start_call(
+    pair: &Pair,
+    connection: &Connection,
+    service: &str,
+) -> Result<(Call, call::Ends), Failure> {
+    let started = Call::start(&pair.via, &pair.target, service);
+    let (mut call, ends) = started.map_err(|error| {
+        let program = call::program(&pair.via);
+        Failure::new(Exit::Qrexec, format!("cannot run {}: {error}", program.display()))
+            .hint("qrexec-client-vm is there in a qube only; elsewhere use --via local")
+    })?;
+    if let Some(stderr) = call.stderr.take() {
+        tokio::task::spawn_local(relay_stderr(stderr, connection.clone(), pair.target.clone()));
+    }
+    Ok((call, ends))
+}
+
+/// Passes on what the far end prints, escaped and bounded, to the command that waits; to this
+/// process's own stderr, which is the log, when that has gone.
+async fn relay_stderr(mut stderr: ChildStderr, connection: Connection, name: String) {
+    let mut lines = FarLines::new(&name);
+    let mut buffer = [0; 4096];
+    loop {
+        let mut text = Vec::new();
+        let count = stderr.read(&mut buffer).await.unwrap_or(0);
+        // Writing to memory cannot fail.
+        let _ = match count {
+            0 => lines.finish(&mut text),
+            count => lines.push(&buffer[..count], &mut text),
+        };
+        if !text.is_empty() {
+            let text = String::from_utf8_lossy(&text).into_owned();
+            eprint!("{text}");
+            connection.send(&Event::Remote(text), None).await;
+        }
+        if count == 0 {
+            return;
+        }
+    }
+}
+
+/// Returns once requests have waited for `seconds` in which nothing at all came.
+async fn stall(stats: &transport::stats::StreamStats, seconds: u64) {
+    let (mut last, mut since) = (stats.read(), Instant::now());
+    loop {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let now = stats.read();
+        if now.in_flight == 0 || now.received != last.received {
+            (last, since) = (now, Instant::now());
+        } else if since.elapsed().as_secs() >= seconds {
+            return;
+        }
+    }
+}
+
+/// One connection at a socket front end, from its beginning to its end.
+async fn session(
+    channel: Rc<Channel>,
+    right: Right,
+    limit: Msize,
+    client: UnixStream,
+    booked: Rc<Booked>,
+) {
+    let Ok(client) = client.into_std() else { return };
+    let Ok(mut stream) = channel.open(right, limit, Some(OwnedFd::from(client))).await else {
+        return;
+    };
+    let stats = std::sync::Arc::clone(&stream.stats);
+    booked.stats.borrow_mut().push(std::sync::Arc::clone(&stats));
+    let _ = (&mut stream.ended).await;
+    booked.stats.borrow_mut().retain(|other| !std::sync::Arc::ptr_eq(other, &stats));
+}
+
+/// Ends a channel that nobody waits for any more.
+struct GiveUp(Rc<Channel>);
+
+impl Drop for GiveUp {
+    fn drop(&mut self) {
+        self.0.finish();
+    }
+}
+
+/// The far end's name: its own word where it is a qube's name, else the one that was called.
+fn qube_name(channel: &Channel, target: &str) -> String {
+    match &*channel.stage.borrow() {
+        Stage::Established(hello) => match std::str::from_utf8(&hello.name) {
+            Ok(name) if name.parse::<policy::QubeName>().is_ok() => name.to_owned(),
+            _ => target.to_owned(),
+        },
+        _ => target.to_owned(),
+    }
+}
