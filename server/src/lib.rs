@@ -1,4 +1,14 @@
-//! The server end: the embedded 9P2000.L file server and what carries it.
+//! The server end: the qrexec service, and the file server behind it.
+//!
+//! ```text
+//!  qrexec's stdin ═► service ─► pump ─► demux ─┬─► fs::Session ─► workers ─► *at() beneath the folder
+//!  qrexec's stdout ◄═ (preface)      ◄── replies, out of order ◄┘
+//!                      │
+//!                      └ grant: a later call hands its permission to the process with the channel
+//! ```
 
+pub mod demux;
 pub mod fs;
+pub mod grant;
+pub mod service;
 mod sys;

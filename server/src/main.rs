@@ -1,1 +1,49 @@
-fn main() {}
+//! `qvm-folder-server`: the qrexec service that serves a folder of this qube to another.
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+
+use clap::Parser;
+use server::service::{Caller, serve};
+
+/// Serve a folder of this qube to another, as a qrexec service.
+///
+/// qrexec starts it, with the channel on stdin and stdout and the folder in the service's argument. It
+/// ends when the other qube closes the channel.
+#[derive(Debug, Parser)]
+#[command(name = "qvm-folder-server", version)]
+struct Cli {
+    /// The service's argument, as qrexec gives it; `SERVICE+ARGUMENT` where qrexec is not there
+    #[arg(value_name = "ARGUMENT", allow_hyphen_values = true)]
+    argument: Option<OsString>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // Modes come from the client as they are meant.
+    rustix::process::umask(rustix::fs::Mode::empty());
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("qvm-folder-server: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let caller = Caller::from_environment(cli.argument)?;
+    // The channel's own descriptors: nothing else of this process writes to its stdout.
+    let input = OwnedFd::from(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?);
+    let output = OwnedFd::from(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?);
+    let null = rustix::fs::open(
+        "/dev/null",
+        rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    serve(&caller, input, output)?;
+    Ok(())
+}
