@@ -17,6 +17,7 @@ use transport::ninep::{Framer, Kind, Packet};
 use transport::relay::class::class;
 use transport::relay::mailbox::{Mailbox, Sender};
 use transport::relay::pump::{BELL, Context, Role};
+use transport::relay::ready::Ready;
 
 use crate::fs::{Export, Limits, Replies, Session, Workers};
 use crate::grant::{Grant, SharedBook, open_book};
@@ -254,7 +255,7 @@ impl Role for Demux {
         }
     }
 
-    fn handle_ready(&mut self, _: Token, _: bool, _: bool) {}
+    fn handle_ready(&mut self, _: Token, _: Ready) {}
 
     fn handle_bell(&mut self, cx: &mut Context<'_>) {
         self.mailbox.hear();

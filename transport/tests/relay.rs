@@ -22,6 +22,7 @@ use transport::relay::class::class;
 use transport::relay::links::{Command, LinkId, Links, Notice, Right};
 use transport::relay::mailbox::Sender;
 use transport::relay::pump::{self, Context, Role};
+use transport::relay::ready::Ready;
 
 /// How long a step may take before the test fails instead of hanging.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -87,7 +88,7 @@ impl Role for Rule {
             _ => {}
         }
     }
-    fn handle_ready(&mut self, _: mio::Token, _: bool, _: bool) {}
+    fn handle_ready(&mut self, _: mio::Token, _: Ready) {}
     fn handle_bell(&mut self, _: &mut Context<'_>) {}
     fn pass(&mut self, _: &mut Context<'_>) -> bool {
         false

@@ -18,6 +18,15 @@ const LEAST: usize = 64 * 1024;
 /// Buffers put aside that are looked at again; more are given back to the allocator.
 const ASIDE: usize = 32;
 
+/// What one read(2) gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// The bytes.
+    pub bytes: Bytes,
+    /// There was room for more: a socket or pipe had no more at that moment (epoll(7)).
+    pub all: bool,
+}
+
 /// A source of buffers for one thread.
 #[derive(Debug, Default)]
 pub struct Buffers {
@@ -33,14 +42,15 @@ impl Buffers {
         Buffers::default()
     }
 
-    /// Reads once from `fd`, at most `max` bytes; `None` at end-of-file. Errors are those of read(2).
-    pub fn read(&mut self, fd: impl AsFd, max: usize) -> Result<Option<Bytes>, Errno> {
+    /// Reads once from `fd`; `None` at end-of-file. Errors are those of read(2).
+    pub fn read(&mut self, fd: impl AsFd) -> Result<Option<Read>, Errno> {
         if self.current.capacity() < LEAST {
             self.replace();
         }
-        match sys::read_into(fd, &mut self.current, max)? {
+        let room = self.current.capacity();
+        match sys::read_into(fd, &mut self.current)? {
             0 => Ok(None),
-            _ => Ok(Some(self.current.split().freeze())),
+            count => Ok(Some(Read { bytes: self.current.split().freeze(), all: count < room })),
         }
     }
 
@@ -81,7 +91,7 @@ mod tests {
             rustix::io::write(&far, &block).unwrap();
             let mut left = block.len();
             while left > 0 {
-                left -= buffers.read(&near, usize::MAX).unwrap().unwrap().len();
+                left -= buffers.read(&near).unwrap().unwrap().bytes.len();
             }
         }
         assert!(buffers.fresh() <= 2, "{} allocations", buffers.fresh());
@@ -94,7 +104,9 @@ mod tests {
         let mut kept = Vec::new();
         for round in 0..200u8 {
             rustix::io::write(&far, &[round; 4000]).unwrap();
-            kept.push(buffers.read(&near, usize::MAX).unwrap().unwrap());
+            let read = buffers.read(&near).unwrap().unwrap();
+            assert!(read.all);
+            kept.push(read.bytes);
         }
         for (round, piece) in kept.iter().enumerate() {
             assert!(piece.iter().all(|&byte| usize::from(byte) == round));
@@ -105,8 +117,8 @@ mod tests {
     fn end_of_file_is_told_from_nothing_yet() {
         let (near, far) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
         let mut buffers = Buffers::new();
-        assert_eq!(buffers.read(&near, 10), Err(Errno::AGAIN));
+        assert_eq!(buffers.read(&near), Err(Errno::AGAIN));
         drop(far);
-        assert_eq!(buffers.read(&near, 10), Ok(None));
+        assert_eq!(buffers.read(&near), Ok(None));
     }
 }

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::buffer::Buffers;
 use super::outbox::Outbox;
+use super::ready::Ready;
 use crate::mux::preface::{Answer, ClientHello, Preface, PrefaceError, PrefaceReader, ServerHello};
 use crate::mux::{ChannelError, Connection, Reason};
 
@@ -74,7 +75,7 @@ pub struct Channel {
     pub mux: Connection,
     outbox: Outbox,
     pieces: Vec<Bytes>,
-    readable: bool,
+    ready: Ready,
     writable: bool,
     /// The multiplexer had nothing more to send when it was asked last.
     drained: bool,
@@ -134,16 +135,16 @@ impl Channel {
             mux,
             outbox: Outbox::default(),
             pieces: Vec::new(),
-            readable: true,
+            ready: Ready::UNKNOWN,
             writable: true,
             drained: false,
         })
     }
 
     /// Takes a readiness event; false where it is not this channel's.
-    pub(super) fn handle_ready(&mut self, token: Token) -> bool {
+    pub(super) fn handle_ready(&mut self, token: Token, ready: Ready) -> bool {
         match token {
-            Self::INPUT => self.readable = true,
+            Self::INPUT => self.ready.add(ready),
             Self::OUTPUT => self.writable = true,
             _ => return false,
         }
@@ -157,11 +158,12 @@ impl Channel {
         buffers: &mut Buffers,
     ) -> Result<bool, ChannelEnd> {
         let mut taken = 0;
-        while self.readable && taken < TURN && self.mux.wants_input() {
-            match buffers.read(&self.input, usize::MAX) {
-                Ok(Some(bytes)) => {
-                    taken += bytes.len();
-                    self.take(now, bytes)?;
+        while self.ready.readable && taken < TURN && self.mux.wants_input() {
+            match buffers.read(&self.input) {
+                Ok(Some(read)) => {
+                    taken += read.bytes.len();
+                    self.ready.has_read(&read);
+                    self.take(now, read.bytes)?;
                 }
                 Ok(None) => {
                     if let Some((reader, _)) = &self.awaited {
@@ -170,7 +172,7 @@ impl Channel {
                     self.mux.handle_eof().map_err(ChannelEnd::Cut)?;
                     return Err(ChannelEnd::Closed);
                 }
-                Err(Errno::AGAIN) => self.readable = false,
+                Err(Errno::AGAIN) => self.ready.readable = false,
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(ChannelEnd::Io { action: "read", errno }),
             }

@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use super::class::class;
 use super::outbox::Outbox;
 use super::pump::Context;
+use super::ready::Ready;
 use crate::id::{Msize, StreamId};
 use crate::mux::{Pieces, SendError};
 use crate::ninep::{DecodeError, Framer, Item, Kind, Packet};
@@ -69,8 +70,7 @@ pub struct Link {
     outbox: Outbox,
     /// Whole replies that wait until the large one is through.
     held: VecDeque<(Bytes, u32)>,
-    readable: bool,
-    writable: bool,
+    ready: Ready,
 }
 
 /// A lane of the channel, on its way in.
@@ -116,15 +116,13 @@ impl Link {
             bulk: Incoming::new(max),
             outbox: Outbox::default(),
             held: VecDeque::new(),
-            readable: true,
-            writable: true,
+            ready: Ready::UNKNOWN,
         })
     }
 
     /// Takes readiness of the socket.
-    pub fn handle_ready(&mut self, readable: bool, writable: bool) {
-        self.readable |= readable;
-        self.writable |= writable;
+    pub fn handle_ready(&mut self, ready: Ready) {
+        self.ready.add(ready);
     }
 
     /// When [`pass`](Self::pass) is due although nothing has come.
@@ -172,20 +170,21 @@ impl Link {
 
     fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
         let mut taken = 0;
-        while self.readable
+        while self.ready.readable
             && taken < TURN
             && cx.mux.queued(self.stream) < QUEUE
             && self.outbox.len() < BACKLOG
         {
-            match cx.buffers.read(&self.fd, usize::MAX) {
-                Ok(Some(bytes)) => {
-                    taken += bytes.len();
-                    self.requests.push(bytes);
+            match cx.buffers.read(&self.fd) {
+                Ok(Some(read)) => {
+                    taken += read.bytes.len();
+                    self.ready.has_read(&read);
+                    self.requests.push(read.bytes);
                     self.take_requests(cx)?;
                 }
                 Ok(None) if self.requests.is_between() => return Err(LinkEnd::Unmounted),
                 Ok(None) => return Err(LinkEnd::Cut),
-                Err(Errno::AGAIN) => self.readable = false,
+                Err(Errno::AGAIN) => self.ready.readable = false,
                 Err(Errno::INTR) => {}
                 Err(Errno::CONNRESET) => return Err(LinkEnd::Unmounted),
                 Err(errno) => return Err(LinkEnd::Io(errno)),
@@ -297,7 +296,7 @@ impl Link {
     }
 
     fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
-        if !self.writable || self.outbox.is_empty() {
+        if !self.ready.writable || self.outbox.is_empty() {
             return Ok(false);
         }
         let written = match self.outbox.write(&self.fd) {
@@ -305,7 +304,7 @@ impl Link {
             Err(Errno::PIPE | Errno::CONNRESET) => return Err(LinkEnd::Unmounted),
             Err(errno) => return Err(LinkEnd::Io(errno)),
         };
-        self.writable = !written.full;
+        self.ready.writable = !written.full;
         if written.worth > 0 {
             cx.mux.consumed(self.stream, written.worth);
         }

@@ -14,6 +14,7 @@ use super::channel::{Channel, ChannelEnd, Greeting};
 use super::link::{Link, LinkEnd};
 use super::mailbox::{Mailbox, Sender};
 use super::pump::{self, BELL, Context, FIRST, Role};
+use super::ready::Ready;
 use crate::id::{Msize, StreamId};
 use crate::mux::preface::{Capabilities, ClientHello, Role as CallRole, ServerHello};
 use crate::mux::{Authorisation, Code, Config, Connection, Event, Open, Reason, Side};
@@ -290,11 +291,11 @@ impl Role for Links {
         }
     }
 
-    fn handle_ready(&mut self, token: Readiness, readable: bool, writable: bool) {
+    fn handle_ready(&mut self, token: Readiness, ready: Ready) {
         let stream = token.0.checked_sub(FIRST).and_then(|at| *self.ready.get(at)?);
         let stream = stream.and_then(|stream| self.streams.get_mut(&stream));
         if let Some((link, _)) = stream.and_then(|stream| stream.link.as_mut()) {
-            link.handle_ready(readable, writable);
+            link.handle_ready(ready);
         }
     }
 

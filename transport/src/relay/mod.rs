@@ -19,4 +19,5 @@ pub mod links;
 pub mod mailbox;
 pub mod outbox;
 pub mod pump;
+pub mod ready;
 mod sys;

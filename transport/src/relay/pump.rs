@@ -1,7 +1,8 @@
 //! The loop of the data plane's thread.
 //!
 //! It sleeps only after a whole pass in which nothing moved: so every stop for fairness or for want
-//! of room is taken up again as soon as something else has moved, without a queue of its own.
+//! of room is taken up again as soon as something else has moved, without a queue of its own. A pass
+//! in which nothing can move makes no system call.
 
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use mio::{Events, Poll, Registry, Token};
 
 use super::buffer::Buffers;
 use super::channel::{Channel, ChannelEnd, Greeting};
+use super::ready::Ready;
 use crate::mux::{Connection, Event};
 
 /// The token of the mailbox's bell.
@@ -18,6 +20,8 @@ pub const FIRST: usize = 3;
 
 /// How long what is left to say at the end may take.
 const FAREWELL: Duration = Duration::from_millis(300);
+/// Passes in a row before it is looked whether something else has become ready.
+const PASSES: usize = 8;
 /// Readiness events taken at a time.
 const EVENTS: usize = 256;
 
@@ -42,7 +46,7 @@ pub trait Role {
     /// Takes what came over the channel.
     fn handle_event(&mut self, cx: &mut Context<'_>, event: Event);
     /// Takes readiness of a descriptor of its own.
-    fn handle_ready(&mut self, token: Token, readable: bool, writable: bool);
+    fn handle_ready(&mut self, token: Token, ready: Ready);
     /// The bell has rung.
     fn handle_bell(&mut self, cx: &mut Context<'_>);
     /// Does what can be done now; says whether anything moved.
@@ -60,15 +64,22 @@ pub fn run(mut poll: Poll, mut channel: Channel, role: &mut impl Role) -> Channe
     let mut events = Events::with_capacity(EVENTS);
     let mut farewell = None;
     loop {
-        let now = start.elapsed();
-        let moved = match pass(&mut channel, role, &poll, now, &mut buffers) {
-            Ok(moved) => moved,
-            Err(end) => {
-                // A last word tells the other end why.
-                let _ = channel.write(now);
-                return end;
+        let mut now = start.elapsed();
+        let mut moved = true;
+        for _ in 0..PASSES {
+            moved = match pass(&mut channel, role, &poll, now, &mut buffers) {
+                Ok(moved) => moved,
+                Err(end) => {
+                    // A last word tells the other end why.
+                    let _ = channel.write(now);
+                    return end;
+                }
+            };
+            if !moved {
+                break;
             }
-        };
+            now = start.elapsed();
+        }
         let mut timeout = earliest(role.poll_timeout(), channel.mux.poll_timeout());
         if role.is_done() {
             let until = *farewell.get_or_insert(now + FAREWELL);
@@ -92,12 +103,8 @@ pub fn run(mut poll: Poll, mut channel: Channel, role: &mut impl Role) -> Channe
         for event in &events {
             match event.token() {
                 BELL => rung = true,
-                token if channel.handle_ready(token) => {}
-                token => {
-                    let readable = event.is_readable() || event.is_read_closed();
-                    let writable = event.is_writable() || event.is_write_closed();
-                    role.handle_ready(token, readable || event.is_error(), writable);
-                }
+                token if channel.handle_ready(token, Ready::of(event)) => {}
+                token => role.handle_ready(token, Ready::of(event)),
             }
         }
         if rung {

@@ -8,15 +8,13 @@ use std::os::fd::AsFd;
 use bytes::{BufMut, BytesMut};
 use rustix::io::Errno;
 
-/// Reads once into the spare capacity of `buffer`, at most `max` bytes; gives the bytes read, 0 at
-/// end-of-file. Errors are those of read(2).
-pub fn read_into(fd: impl AsFd, buffer: &mut BytesMut, max: usize) -> Result<usize, Errno> {
-    let spare = buffer.spare_capacity_mut();
-    let room = spare.len().min(max);
-    let (filled, _) = rustix::io::read(fd, &mut spare[..room])?;
+/// Reads once into the spare capacity of `buffer`; gives the bytes read, 0 at end-of-file. Errors are
+/// those of read(2).
+pub fn read_into(fd: impl AsFd, buffer: &mut BytesMut) -> Result<usize, Errno> {
+    let (filled, _) = rustix::io::read(fd, buffer.spare_capacity_mut())?;
     let count = filled.len();
     // SAFETY: read(2) has initialised the first `count` bytes of the spare capacity, and
-    // `count <= room <= capacity - len`.
+    // there is no more of it than that.
     unsafe { buffer.advance_mut(count) };
     Ok(count)
 }
