@@ -2,9 +2,9 @@
 //!
 //! The file server answers from many threads and out of order; replies come in by the mailbox. What a
 //! stream may hold is bounded on both ways: a request's credit goes back only when it has been
-//! answered, and no request is begun while the replies that may come of those before it would not fit.
+//! answered, and [`waiting`](crate::waiting) holds back what its replies would have no room for.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use mio::{Registry, Token, Waker};
 use transport::id::{Msize, StreamId, Tag};
 use transport::mux::{Authorisation, Code, Event, Opened, Reason, SendError};
 use transport::ninep::framer::Assembler;
-use transport::ninep::packet::{HEADER, Header};
+use transport::ninep::packet::Header;
 use transport::ninep::{Framer, Kind, Packet};
 use transport::relay::class::class;
 use transport::relay::mailbox::{Mailbox, Sender};
@@ -21,12 +21,7 @@ use transport::relay::ready::Ready;
 
 use crate::fs::{Export, Limits, Replies, Session, Workers};
 use crate::grant::{Grant, SharedBook, open_book};
-
-/// Bytes of replies that a stream may have made and not sent, or be making: two of the largest, or
-/// many small ones.
-const BUDGET: usize = 4 * 1024 * 1024;
-/// What a reply without payload is taken to need, in bytes.
-const SMALL_REPLY: usize = 1024;
+use crate::waiting::{self, Waiting};
 
 /// A reply and its stream.
 type Letter = (StreamId, Packet);
@@ -47,14 +42,13 @@ struct Stream {
     small: Lane,
     bulk: Lane,
     /// Requests that wait for room.
-    waiting: VecDeque<Packet>,
+    waiting: Waiting,
     /// Requests that are being answered.
     running: HashMap<Tag, Running>,
     /// The sum of `reserved` of those.
     reserved: usize,
 }
 
-#[derive(Default)]
 struct Running {
     /// Bytes that its reply may have.
     reserved: usize,
@@ -62,6 +56,43 @@ struct Running {
     credit: u32,
     /// The request that it flushes.
     flushes: Option<Tag>,
+}
+
+impl Stream {
+    /// Hands a request to the file server. The error says why it is none.
+    fn begin(&mut self, request: Packet) -> Result<(), String> {
+        let header = request.header().map_err(|error| error.to_string())?;
+        let running = Running {
+            reserved: waiting::reply_size(&request),
+            credit: u32::try_from(request.len()).unwrap_or(u32::MAX),
+            flushes: waiting::flushed(&request),
+        };
+        self.reserved += running.reserved;
+        if self.running.insert(header.tag, running).is_some() {
+            return Err("a tag is used by two requests at a time".into());
+        }
+        self.waiting.running = self.running.len();
+        self.session.submit(request).map_err(|error| error.to_string())
+    }
+
+    /// A request has been answered: the credit that goes back.
+    fn answered(&mut self, tag: Tag, kind: Kind) -> u32 {
+        let mut credit = 0;
+        let mut next = Some(tag);
+        while let Some(running) = next.and_then(|tag| self.running.remove(&tag)) {
+            self.reserved -= running.reserved;
+            credit += running.credit;
+            // What was flushed has no reply of its own any more.
+            next = running.flushes;
+        }
+        if kind == Kind::Rversion {
+            // A new session: nothing of the old one is answered any more.
+            credit += self.running.drain().map(|(_, running)| running.credit).sum::<u32>();
+            self.reserved = 0;
+        }
+        self.waiting.running = self.running.len();
+        credit
+    }
 }
 
 struct Lane {
@@ -141,7 +172,7 @@ impl Demux {
             session,
             small: Lane::new(),
             bulk: Lane::new(),
-            waiting: VecDeque::new(),
+            waiting: Waiting::default(),
             running: HashMap::new(),
             reserved: 0,
         };
@@ -156,12 +187,19 @@ impl Demux {
         loop {
             match lane.framer.poll() {
                 Ok(None) => break,
-                Ok(Some(item)) => stream.waiting.extend(lane.assembler.push(item)),
+                Ok(Some(item)) => {
+                    let Some(request) = lane.assembler.push(item) else { continue };
+                    cx.mux.consumed(id, stream.waiting.push(request));
+                }
                 Err(error) => {
                     self.end(cx, id, Reason::new(Code::NOT_9P, error.to_string()));
                     return;
                 }
             }
+        }
+        if stream.waiting.len() > waiting::MAX {
+            self.end(cx, id, Reason::new(Code::NOT_9P, "too many requests at once"));
+            return;
         }
         self.submit(cx, id);
     }
@@ -179,24 +217,11 @@ impl Demux {
     fn submit(&mut self, cx: &mut Context<'_>, id: StreamId) -> bool {
         let mut moved = false;
         while let Some(stream) = self.streams.get_mut(&id) {
-            let made = stream.reserved + cx.mux.queued(id);
-            if made >= BUDGET {
+            let Some(request) = stream.waiting.next(cx.mux.queued(id) + stream.reserved) else {
                 break;
-            }
-            let Some(request) = stream.waiting.pop_front() else { break };
-            moved = true;
-            let credit = u32::try_from(request.len()).unwrap_or(u32::MAX);
-            let result = match request.header() {
-                Ok(header) => {
-                    let reserved = reply_size(&request);
-                    let flushes = flushed(&request);
-                    stream.running.insert(header.tag, Running { reserved, credit, flushes });
-                    stream.reserved += reserved;
-                    stream.session.submit(request).map_err(|error| error.to_string())
-                }
-                Err(error) => Err(error.to_string()),
             };
-            if let Err(why) = result {
+            moved = true;
+            if let Err(why) = stream.begin(request) {
                 self.end(cx, id, Reason::new(Code::NOT_9P, why));
             }
         }
@@ -207,13 +232,7 @@ impl Demux {
     fn reply(&mut self, cx: &mut Context<'_>, id: StreamId, reply: Packet) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let Ok(Header { tag, kind, .. }) = reply.header() else { return };
-        let mut done = Some(tag);
-        while let Some(running) = done.and_then(|tag| stream.running.remove(&tag)) {
-            stream.reserved -= running.reserved;
-            cx.mux.consumed(id, running.credit);
-            // What was flushed has no reply of its own any more.
-            done = running.flushes;
-        }
+        cx.mux.consumed(id, stream.answered(tag, Kind(kind)));
         let size = reply.len();
         let lane = class(Kind(kind), size);
         let mut result = cx.mux.start(id, lane, u32::try_from(size).unwrap_or(u32::MAX));
@@ -271,7 +290,7 @@ impl Role for Demux {
             self.reply(cx, stream, reply);
             moved = true;
         }
-        let waiting = self.streams.iter().filter(|(_, stream)| !stream.waiting.is_empty());
+        let waiting = self.streams.iter().filter(|(_, stream)| !stream.waiting.len() == 0);
         let waiting: Vec<StreamId> = waiting.map(|(id, _)| *id).collect();
         for id in waiting {
             moved |= self.submit(cx, id);
@@ -286,25 +305,4 @@ impl Role for Demux {
     fn is_done(&self) -> bool {
         false
     }
-}
-
-/// The most bytes that a request's reply can have, or nearly.
-fn reply_size(request: &Packet) -> usize {
-    let head = &request.head;
-    match Kind(head[4]) {
-        // fid[4] offset[8] count[4]
-        Kind::Tread | Kind::Treaddir => field(head, HEADER + 12)
-            .map_or(SMALL_REPLY, |count| count.min(Msize::MAX.bytes()) as usize + SMALL_REPLY),
-        _ => SMALL_REPLY,
-    }
-}
-
-fn flushed(request: &Packet) -> Option<Tag> {
-    let head = &request.head;
-    let tag = head.get(HEADER..HEADER + 2)?;
-    (Kind(head[4]) == Kind::Tflush).then(|| Tag(u16::from_le_bytes([tag[0], tag[1]])))
-}
-
-fn field(head: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(head.get(at..at + 4)?.try_into().ok()?))
 }

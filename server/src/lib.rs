@@ -12,3 +12,4 @@ pub mod fs;
 pub mod grant;
 pub mod service;
 mod sys;
+mod waiting;

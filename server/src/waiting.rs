@@ -1,0 +1,179 @@
+//! Requests of a stream that have come and not begun: who goes next, and what has to wait.
+//!
+//! Reads wait while the replies that may come of those before them would not fit; nothing else waits
+//! for that, so that a folder can still be listed while large reads queue up. A flush never waits:
+//! what it flushes is taken out of the queue, or is with the file server already. 9P gives requests no
+//! order but this (flush(5)).
+
+use std::collections::VecDeque;
+
+use transport::id::{Msize, Tag};
+use transport::ninep::packet::HEADER;
+use transport::ninep::{Kind, Packet};
+
+/// Bytes of replies that a stream may have made and not sent, or be making: two of the largest, and
+/// many small ones.
+const BUDGET: usize = 4 * 1024 * 1024;
+/// Requests that the file server works on at a time for one stream; it takes some more.
+const RUNNING: usize = 256;
+/// Requests that may wait. The kernel has one for each task that waits; nobody has so many tasks.
+pub const MAX: usize = 4096;
+/// What a reply without payload is taken to need, in bytes.
+const SMALL_REPLY: usize = 1024;
+
+/// The queue.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    flushes: VecDeque<Packet>,
+    reads: VecDeque<Packet>,
+    others: VecDeque<Packet>,
+    /// Requests that the file server works on.
+    pub running: usize,
+    /// Reads and others take turns.
+    read_next: bool,
+}
+
+impl Waiting {
+    /// Requests that wait.
+    pub fn len(&self) -> usize {
+        self.flushes.len() + self.reads.len() + self.others.len()
+    }
+
+    /// Adds a request. Where it flushes one that waits, that is dropped: the bytes of credit which go
+    /// back for it, else 0.
+    pub fn push(&mut self, request: Packet) -> u32 {
+        let Some(old) = flushed(&request) else {
+            let queue = if is_read(&request) { &mut self.reads } else { &mut self.others };
+            queue.push_back(request);
+            return 0;
+        };
+        let is_old = |waiting: &Packet| waiting.header().is_ok_and(|header| header.tag == old);
+        if self.others.iter().any(|waiting| is_old(waiting) && is_clunk(waiting)) {
+            // A fid that is being forgotten must be forgotten: the flush waits behind that.
+            self.others.push_back(request);
+            return 0;
+        }
+        self.flushes.push_back(request);
+        for queue in [&mut self.reads, &mut self.others] {
+            if let Some(dropped) = queue.iter().position(is_old).and_then(|at| queue.remove(at)) {
+                return u32::try_from(dropped.len()).unwrap_or(u32::MAX);
+            }
+        }
+        0
+    }
+
+    /// The next request that may begin, while replies may take up `made` bytes already.
+    pub fn next(&mut self, made: usize) -> Option<Packet> {
+        if let Some(flush) = self.flushes.pop_front() {
+            return Some(flush);
+        }
+        if self.running >= RUNNING {
+            return None;
+        }
+        self.read_next = !self.read_next;
+        let reads = if made < BUDGET { Some(&mut self.reads) } else { None };
+        let (first, second) = if self.read_next {
+            (reads, Some(&mut self.others))
+        } else {
+            (Some(&mut self.others), reads)
+        };
+        first.and_then(VecDeque::pop_front).or_else(|| second?.pop_front())
+    }
+}
+
+fn is_read(request: &Packet) -> bool {
+    matches!(Kind(request.head[4]), Kind::Tread | Kind::Treaddir)
+}
+
+fn is_clunk(request: &Packet) -> bool {
+    matches!(Kind(request.head[4]), Kind::Tclunk | Kind::Tremove)
+}
+
+/// The most bytes that a request's reply can have, or nearly.
+pub fn reply_size(request: &Packet) -> usize {
+    if !is_read(request) {
+        return SMALL_REPLY;
+    }
+    // fid[4] offset[8] count[4]
+    let count = field(&request.head, HEADER + 12).map_or(0, u32::from_le_bytes);
+    count.min(Msize::MAX.bytes()) as usize + SMALL_REPLY
+}
+
+/// The tag that a request flushes, if it is a `Tflush`.
+pub fn flushed(request: &Packet) -> Option<Tag> {
+    let tag = field(&request.head, HEADER)?;
+    (Kind(request.head[4]) == Kind::Tflush).then(|| Tag(u16::from_le_bytes(tag)))
+}
+
+fn field<const N: usize>(head: &[u8], at: usize) -> Option<[u8; N]> {
+    head.get(at..at + N)?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use transport::id::Fid;
+    use transport::ninep::Tmessage;
+
+    fn read(tag: u16, count: u32) -> Packet {
+        Tmessage::Tread { fid: Fid(1), offset: 0, count }.encode(Tag(tag))
+    }
+
+    fn stat(tag: u16) -> Packet {
+        Tmessage::Tgetattr { fid: Fid(1), mask: 0 }.encode(Tag(tag))
+    }
+
+    #[test]
+    fn reads_without_room_let_others_pass() {
+        let mut waiting = Waiting::default();
+        waiting.push(read(1, 1 << 20));
+        waiting.push(stat(2));
+        assert_eq!(waiting.next(BUDGET), Some(stat(2)));
+        assert_eq!(waiting.next(BUDGET), None);
+        assert_eq!(waiting.next(BUDGET - 1), Some(read(1, 1 << 20)));
+    }
+
+    #[test]
+    fn a_flush_takes_what_it_flushes_out_of_the_queue_and_goes_first() {
+        let mut waiting = Waiting { running: RUNNING, ..Waiting::default() };
+        waiting.push(read(1, 10));
+        waiting.push(stat(2));
+        let flush = Tmessage::Tflush { oldtag: Tag(1) }.encode(Tag(3));
+        assert_eq!(waiting.push(flush.clone()) as usize, read(1, 10).len());
+        assert_eq!(waiting.next(0), Some(flush));
+        assert_eq!(waiting.next(0), None);
+        waiting.running = 0;
+        assert_eq!(waiting.next(0), Some(stat(2)));
+        assert_eq!(waiting.len(), 0);
+    }
+
+    #[test]
+    fn a_clunk_is_not_flushed() {
+        let clunk = Tmessage::Tclunk { fid: Fid(1) }.encode(Tag(1));
+        let flush = Tmessage::Tflush { oldtag: Tag(1) }.encode(Tag(2));
+        let mut waiting = Waiting::default();
+        waiting.push(clunk.clone());
+        assert_eq!(waiting.push(flush.clone()), 0);
+        assert_eq!([waiting.next(0), waiting.next(0)], [Some(clunk), Some(flush)]);
+    }
+
+    #[test]
+    fn reads_and_others_take_turns() {
+        let mut waiting = Waiting::default();
+        for tag in 0..3 {
+            waiting.push(read(tag, 10));
+            waiting.push(stat(10 + tag));
+        }
+        let order: Vec<u16> = std::iter::from_fn(|| waiting.next(0))
+            .map(|request| request.header().unwrap().tag.0)
+            .collect();
+        assert_eq!(order, [0, 10, 1, 11, 2, 12]);
+    }
+
+    #[test]
+    fn a_reply_is_reserved_as_it_may_come() {
+        assert_eq!(reply_size(&read(1, 5000)), 5000 + SMALL_REPLY);
+        assert_eq!(reply_size(&read(1, u32::MAX)), Msize::MAX.bytes() as usize + SMALL_REPLY);
+        assert_eq!(reply_size(&stat(1)), SMALL_REPLY);
+    }
+}
