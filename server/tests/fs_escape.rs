@@ -2,6 +2,8 @@
 //! links and folders are swapped under the server's hands while it walks, opens, creates, renames
 //! and removes. Nothing outside is ever read or changed.
 
+#![allow(clippy::unwrap_used)] // Also in the helpers of tests.
+
 mod fs_client;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! Requests that are given up, and locks: who excludes whom, who waits, and what ends the wait.
 
+#![allow(clippy::unwrap_used)] // Also in the helpers of tests.
+
 mod fs_client;
 
 use std::fs::{self, File, OpenOptions};

@@ -1,5 +1,7 @@
 //! What a client cannot use up. One test: it lowers the process's own limit of descriptors.
 
+#![allow(clippy::unwrap_used)] // Also in the helpers of tests.
+
 mod fs_client;
 
 use std::fs;

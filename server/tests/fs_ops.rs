@@ -1,5 +1,7 @@
 //! What each operation does, on a real folder, looked at from both sides.
 
+#![allow(clippy::unwrap_used)] // Also in the helpers of tests.
+
 mod fs_client;
 
 use std::fs;

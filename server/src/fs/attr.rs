@@ -85,7 +85,8 @@ fn attributes(st: &Statx, born: bool) -> Attributes {
     }
 }
 
-/// `Tsetattr`. Owner first, as changing it drops set-id bits; times last, as truncation sets them.
+/// `Tsetattr`. Size first, as the mode may be about to forbid it, and it drops set-id bits as a change
+/// of owner does; times last, as truncation sets them.
 pub fn setattr(s: &Session, fid: &Fid, set: &SetAttributes) -> Result<Rmessage<'static>> {
     s.writable()?;
     let node = fid.node();
@@ -93,6 +94,9 @@ pub fn setattr(s: &Session, fid: &Fid, set: &SetAttributes) -> Result<Rmessage<'
     let on = subject(s, fid, &node)?;
     let uid = has(valid::UID).then(|| owner(set.uid)).transpose()?;
     let gid = has(valid::GID).then(|| owner(set.gid)).transpose()?;
+    if has(valid::SIZE) {
+        truncate(s, &node, &on, set.size)?;
+    }
     // A change of nothing but the change time is chown(2) to nobody new.
     if uid.is_some() || gid.is_some() || set.valid & !valid::CTIME == 0 {
         let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
@@ -100,9 +104,6 @@ pub fn setattr(s: &Session, fid: &Fid, set: &SetAttributes) -> Result<Rmessage<'
     }
     if has(valid::MODE) {
         chmod(s, &node, &on, set.mode & 0o7777)?;
-    }
-    if has(valid::SIZE) {
-        truncate(s, &node, &on, set.size)?;
     }
     if has(valid::ATIME) || has(valid::MTIME) {
         let times = Timestamps {

@@ -68,7 +68,7 @@ fn entries(s: &Session, node: &Node, file: &OpenFile, offset: u64, count: usize)
         };
         let path = s.export.devices().path(node.id.device, inode);
         let qid = Qid { kind: qid::kind(kind), version: VERSION, path };
-        let offset = entry.next_entry_cookie() as u64;
+        let offset = entry.next_entry_cookie();
         Entry { qid, offset, kind: dirent_type(kind), name }.write(&mut out);
     }
     Ok(out.freeze())

@@ -153,10 +153,59 @@ fn own_folder() -> bool {
     })
 }
 
-/// Ways that this kernel would not take, for the tests of the others: the calls, then the working
-/// folder as well. Only of this thread's calls the second.
 #[cfg(test)]
-pub(super) fn without(calls: bool, folder: bool) {
-    NO_CALLS.store(calls, Ordering::Relaxed);
-    OWN_FOLDER.with(|own| own.set(folder.then_some(false)));
+mod tests {
+    use super::*;
+    use crate::fs::{Export, Limits, Replies, Workers};
+    use rustix::fs::symlink;
+    use transport::id::Msize;
+    use transport::ninep::Packet;
+
+    struct Nobody;
+
+    impl Replies for Nobody {
+        fn reply(&self, _: Packet) {}
+    }
+
+    #[test]
+    fn every_way_leads_to_the_same_attributes() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("f"), "").unwrap();
+        std::fs::create_dir(dir.path().join("d")).unwrap();
+        symlink("f", dir.path().join("l")).unwrap();
+        let export = Export::open(&dir.path().canonicalize().unwrap(), false).unwrap();
+        let workers = Workers::new(Limits::default());
+        let s = Session::new(export, workers, Arc::new(Nobody), Msize::MIN);
+        let look = |name: &[u8]| {
+            s.tree.look(s.tree.root(), super::super::node::Name::new(name).unwrap()).unwrap().node
+        };
+        let nodes = [look(b"f"), look(b"d"), s.tree.root().clone()];
+        let name = c"user.way";
+        if At::find(&s, None, &nodes[0]).unwrap().call(Call::Set(name, b"", 0)).is_err() {
+            eprintln!("no extended attributes here");
+            return;
+        }
+        for (way, folder) in [(false, None), (true, None), (true, Some(false))] {
+            NO_CALLS.store(way, Ordering::Relaxed);
+            OWN_FOLDER.set(folder);
+            for node in &nodes {
+                let call = |call: Call<'_>| At::find(&s, None, node)?.call(call);
+                let mut to = [0; 64];
+                assert_eq!(call(Call::Set(name, b"value", 0)), Ok(0));
+                assert_eq!(call(Call::Get(name, &mut to)), Ok(5));
+                assert_eq!(&to[..5], b"value");
+                assert_eq!(call(Call::Set(name, b"v", 1)), Err(Errno::EXIST));
+                let listed = call(Call::List(&mut to)).unwrap();
+                assert!(to[..listed].split(|&b| b == 0).any(|one| one == b"user.way"));
+                assert_eq!(call(Call::Get(name, &mut to[..2])), Err(Errno::RANGE));
+                assert_eq!(call(Call::Remove(name)), Ok(0));
+                assert_eq!(call(Call::Get(name, &mut to)), Err(Errno::NODATA));
+            }
+            // A link's own, of which a user has none; never those of where it leads.
+            let link = At::find(&s, None, &look(b"l")).unwrap();
+            assert!(link.call(Call::Set(name, b"v", 0)).is_err());
+            let at = At::find(&s, None, &nodes[0]).unwrap();
+            assert_eq!(at.call(Call::Get(name, &mut [0; 9])), Err(Errno::NODATA));
+        }
+    }
 }
