@@ -21,9 +21,6 @@ use super::session::Session;
 pub fn link(s: &Session, fid: &Fid, dfid: &Fid, name: &[u8]) -> Result<Rmessage<'static>> {
     s.writable()?;
     let (node, parent, name) = (fid.node(), dfid.node(), Name::new(name)?);
-    if node.is_dir() {
-        return Err(Errno::PERM);
-    }
     let dir = s.tree.handle(&parent)?;
     let itself = match fid.if_open() {
         Some(file) => linkat(&file.fd, c"", &dir, name.bytes(), AtFlags::EMPTY_PATH),
