@@ -241,7 +241,9 @@ mod tests {
         let nonce = random().unwrap();
         let book = SharedBook::default();
         let desk = Desk::open(runtime.path(), &nonce, "work", Arc::clone(&book)).unwrap();
-        let hand = |nonce: &Random, client: &str| hand_over(runtime.path(), nonce, client, &grant(folder.path()));
+        let hand = |nonce: &Random, client: &str| {
+            hand_over(runtime.path(), nonce, client, &grant(folder.path()))
+        };
         assert_eq!(hand(&nonce, "evil"), Err(Errno::ACCESS));
         assert_eq!(hand(&random().unwrap(), "work"), Ok(None));
         let token = hand(&nonce, "work").unwrap().unwrap();

@@ -1,5 +1,6 @@
 //! The relay over real descriptors: sockets and pipes, small buffers and large messages, with a file
 //! server that answers by rule, so that every byte can be checked.
+#![allow(clippy::unwrap_used)] // helpers of tests: a failure there is the test's
 
 use std::collections::{HashMap, HashSet};
 use std::io::{Read, Write};

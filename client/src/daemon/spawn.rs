@@ -173,7 +173,7 @@ fn scope(owner: Owner) -> Option<Command> {
     trial.is_ok_and(|status| status.success()).then_some(scope)
 }
 
-/// The daemon's entry: `TARGET VIA`, as [`start`] gives them. Runs until its last mount has gone.
+/// The daemon's entry: `TARGET VIA`, as it is started. Runs until its last mount has gone.
 pub fn daemon(words: &[OsString]) -> Result<(), Failure> {
     let failed = |why: &str| Failure::new(Exit::Usage, format!("--daemon {why}"));
     let [target, via] = words else { return Err(failed("takes a target and a way there")) };
