@@ -2,7 +2,7 @@
 //!
 //! The file server answers from many threads and out of order; replies come in by the mailbox. What a
 //! stream may hold is bounded on both ways: a request's credit goes back only when it has been
-//! answered, and [`waiting`](crate::waiting) holds back what its replies would have no room for.
+//! answered, and `waiting` holds back what its replies would have no room for.
 
 use std::collections::HashMap;
 use std::sync::Arc;

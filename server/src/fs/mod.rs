@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Two guards keep a client in the folder, each alone sufficient: every name is checked to be a
-//! single component ([`node::Name`]), and every open goes through `openat2(2)` beneath its folder's
-//! descriptor without following a symbolic link ([`node::open_beneath`]). Nothing uses a path of
+//! single component (`node::Name`), and every open goes through `openat2(2)` beneath its folder's
+//! descriptor without following a symbolic link (`node::open_beneath`). Nothing uses a path of
 //! more than one component, nor /proc.
 //!
 //! Everything is done as the user that the service runs as. Follows diod's `protocol.md`, and what
