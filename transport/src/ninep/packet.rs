@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use super::codec::{DecodeError, Reader};
 use crate::id::Tag;
 
-/// size[4] type[1] tag[2], the head of every message (intro(5)).
+/// `size[4] type[1] tag[2]`, the head of every message (intro(5)).
 pub const HEADER: usize = 7;
 
 /// One message.
