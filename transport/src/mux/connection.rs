@@ -81,9 +81,10 @@ pub struct Stats {
 /// bytes for each frame); one frame that is not whole; `control_limit` and what one input can cause
 /// of control frames, if the caller heeds [`wants_input`](Self::wants_input) (a ping of 16 bytes
 /// causes a pong of 16, an `OPEN` of 17 a `REFUSED` of some 60); and `max_streams` table entries. A
-/// payload slice keeps the input buffer alive that it is part of: a payload of more than 16 KiB may
-/// keep one buffer beyond its length, so inputs cut from buffers of `B` bytes may cost up to
-/// `1 + B / 16 KiB` times the window. What the caller holds counts until it says
+/// payload slice keeps the input buffer alive that it is part of. Only frames of more than 16 KiB are
+/// sliced, and one may keep the two buffers that it begins and ends in: a peer that means harm and puts
+/// something else between such frames can make inputs cut from buffers of `B` bytes cost up to
+/// `2 B / 16 KiB` times the window, where well-meant bulk fills its buffers. What the caller holds counts until it says
 /// [`consumed`](Self::consumed), or lets go with `close` or [`Event::Closed`].
 #[derive(Debug)]
 pub struct Connection {

@@ -1,10 +1,12 @@
 //! Bytes to frames, in any cut: headers and control frames whole, payloads of messages as slices of
 //! the buffers that they came in.
 //!
-//! What is copied, and why: small messages and small pieces. A slice keeps the whole input buffer
-//! alive; a ten-byte message that waits for its reader must not keep a read buffer of 256 KiB. So a
-//! message of at most [`COPY_MESSAGE`] is put into a buffer of its own size, and a piece below
-//! [`COPY_PIECE`] is put together with those that follow it. Above these bounds nothing is copied.
+//! What is copied, and why: small frames and small pieces. A slice keeps the whole input buffer
+//! alive; a ten-byte message that waits for its reader must not keep a read buffer of 256 KiB. So the
+//! payload of a frame of at most [`COPY_SMALL`] is copied, a message among them into one buffer of its
+//! own size; and a piece below [`COPY_PIECE`] is put together with those that follow it in its frame.
+//! Above these bounds nothing is copied. The peer chooses the sizes of frames, which is why the last
+//! piece of a long message, and all pieces where it asked for a tiny chunk, are no exception.
 //!
 //! What a header means, and whether its payload is wanted, is decided by the caller (`Wanted`).
 
@@ -14,13 +16,13 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::frame::{FrameError, HEADER, Header, Kind, TOTAL};
 
-/// A message up to this length is copied into a buffer of its own.
-pub const COPY_MESSAGE: usize = 16 << 10;
+/// The payload of a frame up to this length is copied.
+pub const COPY_SMALL: usize = 16 << 10;
 
 /// A piece below this length is put together with what follows it in its frame.
 pub const COPY_PIECE: usize = 4 << 10;
 
-/// A whole message in the pieces in which it came: one if it is at most [`COPY_MESSAGE`] long.
+/// A whole message in the pieces in which it came: one if it is at most [`COPY_SMALL`] long.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Pieces {
     first: Bytes,
@@ -149,9 +151,9 @@ impl Input {
                             from.advance(left.min(from.len()));
                             None
                         }
-                        Wanted::AsItComes => {
-                            self.piece(from, left).map(|piece| Item::Piece(head, piece))
-                        }
+                        Wanted::AsItComes => self
+                            .piece(from, head.header.length as usize, left)
+                            .map(|piece| Item::Piece(head, piece)),
                         Wanted::Whole => self.whole(from, head, left),
                     };
                     let left = left - (before - from.len());
@@ -213,13 +215,18 @@ impl Input {
 
     /// The next piece of a payload of which `left` bytes are to come: a slice, or small pieces put
     /// together. `from` is not empty.
-    fn piece(&mut self, from: &mut Bytes, left: usize) -> Option<Bytes> {
+    fn piece(&mut self, from: &mut Bytes, length: usize, left: usize) -> Option<Bytes> {
         let here = left.min(from.len());
-        if here >= COPY_PIECE {
-            if self.copy.is_empty() {
+        let large = here >= COPY_PIECE && length > COPY_SMALL;
+        if self.copy.is_empty() {
+            if large {
                 return Some(from.split_to(here));
             }
-        } else {
+            if here == left || here >= COPY_PIECE {
+                return Some(Bytes::copy_from_slice(&from.split_to(here)));
+            }
+        }
+        if !large {
             self.copy.extend_from_slice(&from.split_to(here));
             if here < left && self.copy.len() < COPY_PIECE {
                 return None;
@@ -233,7 +240,7 @@ impl Input {
     /// The whole payload, once its last byte is here.
     fn whole(&mut self, from: &mut Bytes, head: Head, left: usize) -> Option<Item> {
         let length = head.header.length as usize;
-        if length <= COPY_MESSAGE {
+        if length <= COPY_SMALL {
             let here = from.split_to(left.min(from.len()));
             let last = here.len() == left;
             if last && here.len() == length {
@@ -247,7 +254,7 @@ impl Input {
             })
         } else {
             let before = from.len();
-            let piece = self.piece(from, left)?;
+            let piece = self.piece(from, length, left)?;
             self.pieces.push(piece);
             let last = before - from.len() == left;
             last.then(|| Item::Whole(head, core::mem::take(&mut self.pieces)))
@@ -267,7 +274,7 @@ mod tests {
     fn conversation() -> (Vec<u8>, Vec<Vec<u8>>) {
         let data: Vec<u8> = (0..40_000u32).map(|i| (i * 7 / 5) as u8).collect();
         let stream = StreamId(1);
-        let (small, middle) = (&data[..100], &data[..COPY_MESSAGE]);
+        let (small, middle) = (&data[..100], &data[..COPY_SMALL]);
         let frames = [
             Frame::Message { stream, data: small },
             Frame::Begin { stream, total: 90_000, piece: &data[4..] },
@@ -275,7 +282,7 @@ mod tests {
             Frame::Message { stream: StreamId(9), data: &data[..30_000] },
             Frame::Ping { value: 7 },
             Frame::More { stream, piece: &data },
-            Frame::Message { stream, data: &data[..COPY_MESSAGE + 1] },
+            Frame::Message { stream, data: &data[..COPY_SMALL + 1] },
             Frame::More { stream, piece: small },
         ];
         let mut bytes = BytesMut::new();
@@ -339,6 +346,29 @@ mod tests {
         let shared: Vec<bool> = pieces.iter().map(|pieces| pieces.iter().any(within)).collect();
         assert_eq!(shared, [false, true, false, false, false, true, true, false]);
         assert!(pieces.iter().all(|pieces| pieces.len() <= 1), "and nothing was cut");
+    }
+
+    #[test]
+    fn a_peer_that_cuts_small_frames_keeps_no_input_buffer_alive() {
+        for (length, sliced) in [(COPY_SMALL, false), (COPY_SMALL + 1, true)] {
+            let mut bytes = BytesMut::new();
+            Frame::More { stream: StreamId(1), piece: &alloc::vec![7; length] }.encode(&mut bytes);
+            let bytes = bytes.freeze();
+            let (_, pieces) = cut(&bytes, bytes.len());
+            assert_eq!(bytes.as_ptr_range().contains(&pieces[0][0].as_ptr()), sliced, "{length}");
+        }
+    }
+
+    #[test]
+    fn small_inputs_are_put_together_but_not_held_back_for_long() {
+        let mut bytes = BytesMut::new();
+        Frame::More { stream: StreamId(1), piece: &[7; 40_000] }.encode(&mut bytes);
+        let (_, pieces) = cut(&bytes.freeze(), 1000);
+        let lengths: Vec<usize> = pieces[0].iter().map(Bytes::len).collect();
+        assert_eq!(lengths.iter().sum::<usize>(), 40_000);
+        let (last, full) = lengths.split_last().unwrap();
+        assert!(full.iter().all(|length| (COPY_PIECE..COPY_PIECE + 1000).contains(length)));
+        assert!(*last < COPY_PIECE);
     }
 
     #[test]

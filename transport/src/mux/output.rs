@@ -126,6 +126,18 @@ mod tests {
     }
 
     #[test]
+    fn our_own_buffer_is_given_out_full_instead_of_being_moved_to_a_larger_one() {
+        let (mut own, mut out) = (BytesMut::new(), Vec::new());
+        let mut gather = Gather::new(&mut own, &mut out);
+        for _ in 0..100 {
+            gather.copy(&[7; 1000]);
+        }
+        assert_eq!(gather.finish(), 100_000);
+        let lengths: Vec<usize> = out.iter().map(Bytes::len).collect();
+        assert_eq!(lengths, [16_000, 16_000, 16_000, 16_000, 16_000, 16_000, 4_000]);
+    }
+
+    #[test]
     fn control_frames_are_moved_whole_and_up_to_the_limit() {
         let mut queue = ControlQueue::default();
         for value in 0..3 {

@@ -550,6 +550,17 @@ fn a_flood_of_pings_stops_the_reading() {
 }
 
 #[test]
+fn a_peer_that_sends_anything_lives_even_without_pongs() {
+    let mut script = Script::open();
+    for second in 1..100 {
+        let now = NOW + Duration::from_secs(second);
+        let credit = Bytes::from_static(b"\x04\0\0\x07\x01\0\0\0\0\0\0\0");
+        script.end.handle_input(now, credit).unwrap();
+        script.end.handle_timeout(now).unwrap();
+    }
+}
+
+#[test]
 fn a_peer_that_does_not_answer_is_given_up_and_told_so() {
     let mut script = Script::open();
     let mut now = NOW;
