@@ -140,7 +140,6 @@ if [ -n "${FOLDER:-}" ] && [ "$(du -sm --apparent-size "$FOLDER" | cut -f 1)" -g
 fi
 init=$(mktemp)
 console=$(mktemp)
-trap 'rm -f "$init" "$console"' EXIT
 {
     echo '#!/bin/bash'
     printf 'export %s=%q\n' KERNEL_FOLDER "$top/client/tests/kernel" KERNEL_MODULES 9p \
@@ -148,11 +147,18 @@ trap 'rm -f "$init" "$console"' EXIT
     printf 'exec /bin/bash %q\n' "$top/client/tests/kernel/boot.sh"
 } >"$init"
 chmod 755 "$init"
+# In the background and waited for: user-mode Linux has a session of its own, and Ctrl-C is to end it.
 setpriv --pdeathsig KILL -- linux.uml mem=3072M rootfstype=hostfs rootflags=/ ro init="$init" \
-    con0=fd:0,fd:1 con=null ssl=null quiet </dev/null 2>/dev/null |
-    tr -d '\r' | tee "$console" | sed -un '/^@@ begin/,/^@@ status/{/^@@/!p}'
+    con0=fd:0,fd:1 con=null ssl=null quiet </dev/null 2>/dev/null \
+    > >(tr -d '\r' | tee "$console" | sed -un '/^@@ begin/,/^@@ status/{/^@@/!p}') &
+machine=$!
+trap 'kill -KILL "$machine" 2>/dev/null; rm -f "$init" "$console"' EXIT
+trap 'exit 130' INT TERM HUP
+wait "$machine" || true
+sleep 0.2 # the last lines pass the filters
 if ! grep -qx '@@ status 0' "$console"; then
     echo "error: the run inside user-mode Linux did not end well" >&2
+    tail -n 5 "$console" >&2
     exit 1
 fi
 say "Done"

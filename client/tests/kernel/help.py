@@ -362,7 +362,8 @@ def rates(folder, file):
     os.close(fd)
     start = time.monotonic()
     fd = os.open(path, os.O_RDONLY)
-    while os.read(fd, 1 << 20):
+    space = bytearray(1 << 20)
+    while os.readv(fd, [space]):
         pass
     read = blocks * len(block) / (time.monotonic() - start)
     trips = []
@@ -385,9 +386,10 @@ def raw():
     block, total = bytes(65536), 96 << 20
     pid = os.fork()
     if pid == 0:
-        got = 0
+        ours.close()
+        got, space = 0, bytearray(1 << 20)
         while got < total + 1:
-            got += len(its.recv(1 << 20))
+            got += its.recv_into(space)
         its.send(b"x")
         while message := its.recv(64):
             its.send(message)
