@@ -110,6 +110,9 @@ pub fn serve(caller: &Caller, input: OwnedFd, output: OwnedFd) -> Result<(), Ser
         Ok(Some(read)) => read,
         Err(error) => return Err(refuse(&output, error)),
     };
+    if let Err(error) = hello.capabilities.agree(Capabilities::OURS) {
+        return Err(refuse(&output, error.into()));
+    }
     let grant = match open(&caller.call) {
         Ok(grant) => grant,
         Err(error) => return Err(refuse(&output, error)),
