@@ -46,7 +46,7 @@ fn open(path: &Path) -> File {
 /// then, as a worker that parks it is done with it before it answers something else for the last.
 fn settle(client: &Client) {
     for _ in 0..50 {
-        client.getattr(ROOT).unwrap();
+        client.statfs(ROOT).unwrap();
     }
 }
 

@@ -55,7 +55,24 @@ fn subject(s: &Session, fid: &Fid, node: &Arc<Node>) -> Result<Subject> {
 
 /// `Tgetattr`: all of stat(2) whatever is asked for, and the birth time where it is.
 pub fn getattr(s: &Session, fid: &Fid, mask: u64) -> Result<Rmessage<'static>> {
-    let st = stat(subject(s, fid, &fid.node())?)?;
+    answer(s, stat(subject(s, fid, &fid.node())?), mask)
+}
+
+/// `Tgetattr`, where the answer is in memory; nothing where it might not be.
+pub fn getattr_in_memory(s: &Session, fid: &Fid, mask: u64) -> Option<Result<Rmessage<'static>>> {
+    let node = fid.node();
+    if !s.export.is_in_memory(node.id.device) {
+        return None;
+    }
+    let st = match fid.if_open() {
+        Some(file) => stat(&file.fd),
+        None => stat(node.cached()?),
+    };
+    Some(answer(s, st, mask))
+}
+
+fn answer(s: &Session, st: Result<Statx>, mask: u64) -> Result<Rmessage<'static>> {
+    let st = st?;
     let born = mask & attr::BTIME != 0 && st.stx_mask & StatxFlags::BTIME.bits() != 0;
     Ok(Rmessage::Rgetattr {
         valid: if born { attr::BASIC | attr::BTIME } else { attr::BASIC },

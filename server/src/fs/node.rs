@@ -62,6 +62,18 @@ pub fn open_beneath(
     retry_on_intr(|| openat2(dir, name, flags, mode, resolve))
 }
 
+/// As [`open_beneath`] with `O_PATH`, but only by what the kernel has in memory, and on the same file
+/// system: `EAGAIN` and `EXDEV` otherwise. Never waits.
+pub fn open_cached(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH
+        | ResolveFlags::NO_MAGICLINKS
+        | ResolveFlags::NO_SYMLINKS
+        | ResolveFlags::NO_XDEV
+        | ResolveFlags::CACHED;
+    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    openat2(dir, name, flags, Mode::empty(), resolve)
+}
+
 /// The attributes of what `fd` is open on.
 pub fn stat(fd: impl AsFd) -> Result<Statx> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT | AtFlags::SYMLINK_NOFOLLOW;

@@ -1,11 +1,12 @@
 //! One mount's conversation: takes messages in, answers each once.
 //!
 //! ```text
-//! submit ─► decode ─► fids found, tag noted ─┬─► answered on the spot (no system call in it)
+//! submit ─► decode ─► fids found, tag noted ─┬─► answered on the spot, if no disk is in it
 //!                                            └─► queue ─► worker ─► dispatch ─► answer
 //! ```
 //!
-//! What is on the spot: `Tversion`, `Tflush`, clunks of fids that are not open, walks of no names.
+//! What is on the spot: `Tversion`, `Tflush`, clunks of fids that are not open, walks of no names;
+//! and, where the file system is known to have them in memory, attributes and walks.
 //! Leaves out the transport: packets come in whole, in the order in which the client sent them.
 
 use std::collections::VecDeque;

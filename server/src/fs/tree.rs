@@ -20,7 +20,7 @@ use super::errno::{Errno, Result};
 use super::export::Export;
 use super::handles::Handles;
 use super::limits;
-use super::node::{Id, Name, Node, Place, lock, open_beneath, stat, stat_entry};
+use super::node::{Id, Name, Node, Place, lock, open_beneath, open_cached, stat, stat_entry};
 
 /// Numbers nodes, over all sessions.
 static SERIAL: AtomicU64 = AtomicU64::new(1);
@@ -132,6 +132,22 @@ impl Tree {
                 return Ok(Found { node, st });
             }
         }
+    }
+
+    /// As [`Tree::look`], where it never waits: nothing where it might have to.
+    pub fn look_in_memory(&self, parent: &Arc<Node>, name: Name<'_>) -> Option<Result<Found>> {
+        let dir = parent.cached()?;
+        let moves = self.moves.load(Ordering::Acquire);
+        let fd = match open_cached(dir.as_fd(), name.bytes()) {
+            Ok(fd) => fd,
+            Err(errno @ (Errno::NOENT | Errno::NOTDIR | Errno::ACCESS)) => return Some(Err(errno)),
+            // Not in memory, or a kernel before 5.12, or another file system.
+            Err(_) => return None,
+        };
+        let found = stat(&fd).and_then(|st| {
+            Ok(self.enter(parent, name, &st, fd, moves)?.map(|node| Found { node, st }))
+        });
+        found.transpose()
     }
 
     /// The node for what was found at a place; nothing where a rename came between.

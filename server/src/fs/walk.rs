@@ -46,21 +46,60 @@ pub fn walk(
     newfid: id::Fid,
     names: &[&[u8]],
 ) -> Result<Rmessage<'static>> {
+    let answer = walk_by(s, fid, (number, newfid), names, |node, name| Some(step(s, node, name)));
+    answer.unwrap_or(Err(Errno::IO))
+}
+
+/// `Twalk`, where nothing of it waits; nothing where it might have to.
+pub fn walk_in_memory(
+    s: &Session,
+    fid: &Arc<Fid>,
+    number: id::Fid,
+    newfid: id::Fid,
+    names: &[&[u8]],
+) -> Option<Result<Rmessage<'static>>> {
+    walk_by(s, fid, (number, newfid), names, |node, name| {
+        let known = s.export.is_in_memory(node.id.device) && name != b"..";
+        let name = known.then(|| Name::new(name));
+        name?.map_or_else(|errno| Some(Err(errno)), |name| s.tree.look_in_memory(node, name))
+    })
+}
+
+fn walk_by(
+    s: &Session,
+    fid: &Arc<Fid>,
+    (number, newfid): (id::Fid, id::Fid),
+    names: &[&[u8]],
+    step: impl Fn(&Arc<Node>, &[u8]) -> Option<Result<Found>>,
+) -> Option<Result<Rmessage<'static>>> {
     if number != newfid {
-        s.fids.is_free(newfid)?;
+        if let Err(errno) = s.fids.is_free(newfid) {
+            return Some(Err(errno));
+        }
     }
     let mut node = fid.node();
     let mut qids = Qids::default();
     for (at, name) in names.iter().enumerate() {
-        match step(s, &node, name) {
+        match step(&node, name)? {
             Ok(found) => {
                 qids.push(s.export.devices().qid(&found.st));
                 node = found.node;
             }
-            Err(errno) if at == 0 => return Err(errno),
-            Err(_) => return Ok(Rmessage::Rwalk { qids }),
+            Err(errno) if at == 0 => return Some(Err(errno)),
+            Err(_) => return Some(Ok(Rmessage::Rwalk { qids })),
         }
     }
+    Some(arrive(s, fid, (number, newfid), node, qids))
+}
+
+/// Makes the fid at a walk's end.
+fn arrive(
+    s: &Session,
+    fid: &Arc<Fid>,
+    (number, newfid): (id::Fid, id::Fid),
+    node: Arc<Node>,
+    qids: Qids,
+) -> Result<Rmessage<'static>> {
     let made = Fid::new(node, Role::Path);
     if number == newfid {
         let old = s.fids.replace(number, fid, made)?;
