@@ -242,7 +242,7 @@ case_a_socket_serves_other_clients() {
     serve a
     echo text >$served/a/file
     export QVM_SOCKET=/run/nine.socket
-    help defaults "$KERNEL_PROGRAMS/qvm-mount-folder" work $served/a --via "$via" --socket $QVM_SOCKET &
+    /usr/bin/python3 "$help" defaults "$KERNEL_PROGRAMS/qvm-mount-folder" work $served/a --via "$via" --socket $QVM_SOCKET &
     offering=$!
     within 5 test -S $QVM_SOCKET
     [ "$(stat -c %a $QVM_SOCKET)" = 600 ]

@@ -111,29 +111,32 @@ case_msize_is_what_the_mount_has() {
 
 case_via_missing() {
     mkdir -p $mounts/a
-    refused 125 'missing' "$KERNEL_PROGRAMS/qvm-mount-folder" work /srv $mounts/a --via /usr/bin/missing
+    refused '(2|125)' 'missing.*no such program' "$KERNEL_PROGRAMS/qvm-mount-folder" work /srv $mounts/a --via /usr/bin/missing
 }
 
 case_garbage() {
     service 'exec head -c 200000 /dev/urandom'
-    refused '(10|11)' 'understand|garbage|qrexec|answer' attempt
+    refused 10 'protocol' attempt
     service 'exec head -c 200000 /dev/zero'
-    refused '(10|11)' 'understand|garbage|answer' attempt
+    refused 10 'protocol' attempt
     service 'echo "user@work: command not found"; exit 1'
     refused '(1|10|11)' 'work' attempt
 }
 
 case_endless_garbage() {
     service 'exec cat /dev/zero'
-    refused '(10|11)' 'understand|garbage|answer' attempt
+    refused 10 'protocol' attempt
 }
 
 case_closes_in_the_middle() {
     # The real server's bytes, cut: within its preface, within its first answers, within the mount's.
     for count in 1 9 30 60 90 120 160; do
         echo "cut after $count bytes"
-        service "'$KERNEL_PROGRAMS/qvm-folder-server' | head -c $count"
-        refused '(1|10|11)' 'ended|closed|soon|understand' attempt
+        # Nobody but head holds the call's stdout: when it ends, the call does.
+        service "{ '$KERNEL_PROGRAMS/qvm-folder-server' | head -c $count >&3 3>&-; } 3>&1 >&-"
+        start=$(now_ms)
+        refused '(1|10|11)' 'ended|closed|soon|protocol' attempt
+        echo "after $(($(now_ms) - start)) ms"
     done
 }
 
@@ -150,12 +153,12 @@ case_never_answers_and_is_interrupted() {
     mkdir -p $served/a $mounts/a
     for signal in INT TERM; do
         # A background process of a script has SIGINT ignored; this one is to take it.
-        help defaults "$KERNEL_PROGRAMS/qvm-mount-folder" work $served/a $mounts/a --via "$via" --timeout 1 2>/run/err &
+        /usr/bin/python3 "$help" defaults "$KERNEL_PROGRAMS/qvm-mount-folder" work $served/a $mounts/a --via "$via" --timeout 1 2>/run/err &
         caller=$!
+        within 20 grep 'waiting for work' /run/err
         # Longer than --timeout: that one begins with the first byte.
-        sleep 2.5
+        sleep 2
         ! gone $caller || fail "it did not wait"
-        grep -q . /run/err || fail "it does not say what it waits for"
         kill -$signal $caller
         status=0
         wait $caller || status=$?
@@ -192,7 +195,7 @@ case_noise_before_the_preface_is_skipped() {
 
 case_too_much_noise() {
     service "head -c 70000 /dev/zero | tr '\\0' n; exec '$KERNEL_PROGRAMS/qvm-folder-server'"
-    refused '(10|11)' 'understand|print|login' attempt
+    refused 10 'protocol' attempt
     service "head -c 60000 /dev/zero | tr '\\0' n; exec '$KERNEL_PROGRAMS/qvm-folder-server'"
     mount_folder a
 }
