@@ -260,6 +260,8 @@ impl Demux {
 
 impl Role for Demux {
     fn handle_event(&mut self, cx: &mut Context<'_>, event: Event) {
+        // Replies made on the spot are taken in the pass that follows.
+        self.mailbox.mute();
         match event {
             Event::Open { stream, open } => self.open(cx, stream, open),
             Event::Message { stream, data } => {
@@ -276,15 +278,7 @@ impl Role for Demux {
 
     fn handle_ready(&mut self, _: Token, _: Ready) {}
 
-    fn handle_bell(&mut self, cx: &mut Context<'_>) {
-        self.mailbox.hear();
-        while let Some((stream, reply)) = self.mailbox.take() {
-            self.reply(cx, stream, reply);
-        }
-    }
-
     fn pass(&mut self, cx: &mut Context<'_>) -> bool {
-        // Replies that were made on the spot have rung the bell, but need not wait for it.
         let mut moved = false;
         while let Some((stream, reply)) = self.mailbox.take() {
             self.reply(cx, stream, reply);
@@ -295,7 +289,7 @@ impl Role for Demux {
         for id in waiting {
             moved |= self.submit(cx, id);
         }
-        moved
+        moved | self.mailbox.listen()
     }
 
     fn poll_timeout(&self) -> Option<Duration> {

@@ -90,7 +90,6 @@ impl Role for Rule {
         }
     }
     fn handle_ready(&mut self, _: mio::Token, _: Ready) {}
-    fn handle_bell(&mut self, _: &mut Context<'_>) {}
     fn pass(&mut self, _: &mut Context<'_>) -> bool {
         false
     }

@@ -299,21 +299,19 @@ impl Role for Links {
         }
     }
 
-    fn handle_bell(&mut self, cx: &mut Context<'_>) {
-        self.mailbox.hear();
-        while let Some(command) = self.mailbox.take() {
-            self.command(cx, command);
-        }
-    }
-
     fn pass(&mut self, cx: &mut Context<'_>) -> bool {
         let mut moved = false;
+        self.mailbox.mute();
+        while let Some(command) = self.mailbox.take() {
+            self.command(cx, command);
+            moved = true;
+        }
         for at in 0..self.ready.len() {
             if let Some(stream) = self.ready[at] {
                 moved |= self.with(cx, stream, Link::pass);
             }
         }
-        moved
+        moved | self.mailbox.listen()
     }
 
     fn poll_timeout(&self) -> Option<Duration> {

@@ -47,9 +47,8 @@ pub trait Role {
     fn handle_event(&mut self, cx: &mut Context<'_>, event: Event);
     /// Takes readiness of a descriptor of its own.
     fn handle_ready(&mut self, token: Token, ready: Ready);
-    /// The bell has rung.
-    fn handle_bell(&mut self, cx: &mut Context<'_>);
-    /// Does what can be done now; says whether anything moved.
+    /// Does what can be done now; says whether anything moved. After a pass in which nothing did, the
+    /// thread may sleep until an event, or a bell that was registered as [`BELL`].
     fn pass(&mut self, cx: &mut Context<'_>) -> bool;
     /// When the next pass is due although nothing has come.
     fn poll_timeout(&self) -> Option<Duration>;
@@ -64,7 +63,7 @@ pub fn run(mut poll: Poll, mut channel: Channel, role: &mut impl Role) -> Channe
     let mut events = Events::with_capacity(EVENTS);
     let mut farewell = None;
     loop {
-        let mut now = start.elapsed();
+        let now = start.elapsed();
         let mut moved = true;
         for _ in 0..PASSES {
             moved = match pass(&mut channel, role, &poll, now, &mut buffers) {
@@ -78,7 +77,6 @@ pub fn run(mut poll: Poll, mut channel: Channel, role: &mut impl Role) -> Channe
             if !moved {
                 break;
             }
-            now = start.elapsed();
         }
         let mut timeout = earliest(role.poll_timeout(), channel.mux.poll_timeout());
         if role.is_done() {
@@ -90,7 +88,7 @@ pub fn run(mut poll: Poll, mut channel: Channel, role: &mut impl Role) -> Channe
         }
         let sleep = match (moved, timeout) {
             (true, _) => Some(Duration::ZERO),
-            (false, due) => due.map(|due| due.saturating_sub(start.elapsed())),
+            (false, due) => due.map(|due| due.saturating_sub(now)),
         };
         if let Err(error) = poll.poll(&mut events, sleep) {
             if error.kind() == std::io::ErrorKind::Interrupted {
@@ -99,19 +97,12 @@ pub fn run(mut poll: Poll, mut channel: Channel, role: &mut impl Role) -> Channe
             let errno = rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO);
             return ChannelEnd::Io { action: "waited for", errno };
         }
-        let mut rung = false;
         for event in &events {
             match event.token() {
-                BELL => rung = true,
+                BELL => {}
                 token if channel.handle_ready(token, Ready::of(event)) => {}
                 token => role.handle_ready(token, Ready::of(event)),
             }
-        }
-        if rung {
-            let registry = poll.registry();
-            let now = start.elapsed();
-            let mux = &mut channel.mux;
-            role.handle_bell(&mut Context { mux, registry, now, buffers: &mut buffers });
         }
     }
 }
