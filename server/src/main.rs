@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     // Modes come from the client as they are meant.
     rustix::process::umask(rustix::fs::Mode::empty());
+    server::fs::limits::raise_descriptors();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
