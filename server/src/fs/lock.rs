@@ -64,6 +64,27 @@ struct File {
     owners: Vec<Arc<Owner>>,
 }
 
+/// Owners that are in no table any more.
+#[derive(Debug, Default)]
+pub struct Owners(Vec<(FileKey, Vec<Arc<Owner>>)>);
+
+impl Owners {
+    /// Lets their locks go, and those who wait for them in.
+    pub fn end(self, waiting: &Waiting) {
+        for (file, owners) in self.0 {
+            for owner in owners {
+                hold(&owner.state).end();
+            }
+            waiting.hurry_file(file);
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 #[derive(Debug)]
 struct Owner {
     client_id: Box<[u8]>,
@@ -143,6 +164,14 @@ impl Locks {
             files.remove(&key(id)).map(|file| file.owners).unwrap_or_default()
         };
         owners.iter().fold(false, |any, owner| hold(&owner.state).end() | any)
+    }
+
+    /// Takes all owners out: their fids are another session's past. Their locks go with
+    /// [`Owners::end`]; who takes locks from here on is another owner.
+    pub fn take_owners(&self) -> Owners {
+        let mut files = hold(&self.files);
+        let taken = files.iter_mut().map(|(&key, file)| (key, std::mem::take(&mut file.owners)));
+        Owners(taken.filter(|(_, owners)| !owners.is_empty()).collect())
     }
 
     /// An owner, made where there is none and `make` says so. `EBADF` where no fid has the file
@@ -423,7 +452,10 @@ impl Waiting {
 
     /// Has those that wait for a lock of this file tried again now.
     pub fn hurry(&self, id: &Id) {
-        let file = key(id);
+        self.hurry_file(key(id));
+    }
+
+    fn hurry_file(&self, file: FileKey) {
         let due: Vec<Waiter> = {
             let mut list = hold(&self.list);
             if list.waiters.is_empty() {

@@ -24,7 +24,7 @@ use super::export::Export;
 use super::fid::{Budget, Fid, Fids, Role};
 use super::inflight::{Admission, Flush, InFlight, Park, Request};
 use super::limits;
-use super::lock::Locks;
+use super::lock::{Locks, Owners};
 use super::node::lock;
 use super::tree::Tree;
 use super::workers::{Job, Workers};
@@ -170,9 +170,8 @@ impl Session {
             return;
         }
         self.requests.close();
-        lock(&self.lane).backlog.clear();
-        let fids = self.fids.drain(true);
-        self.workers.push(Job::Retire(self.clone(), fids));
+        let (fids, owners) = (self.fids.drain(true), self.locks.take_owners());
+        self.workers.push(Job::Retire(self.clone(), fids, owners));
     }
 
     /// The most bytes of payload in one message.
@@ -203,9 +202,9 @@ impl Session {
 
     /// Begins anew: nothing of the session before runs any more.
     fn begin(self: &Arc<Session>, version: Packet) {
-        let fids = self.fids.drain(false);
-        if !fids.is_empty() {
-            self.workers.push(Job::Retire(self.clone(), fids));
+        let (fids, owners) = (self.fids.drain(false), self.locks.take_owners());
+        if !fids.is_empty() || !owners.is_empty() {
+            self.workers.push(Job::Retire(self.clone(), fids, owners));
         }
         self.send(version);
     }
@@ -293,7 +292,8 @@ impl Session {
         }
     }
 
-    pub(super) fn retire_all(&self, fids: Vec<Arc<Fid>>) {
+    pub(super) fn retire_all(&self, fids: Vec<Arc<Fid>>, owners: Owners) {
+        owners.end(&self.workers.waiting);
         for fid in fids {
             // Nobody waits for an answer.
             let _ = self.retire(&fid);

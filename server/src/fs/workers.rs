@@ -17,7 +17,7 @@ use super::fid::{Budget, Fid};
 use super::handles::Handles;
 use super::inflight::Request;
 use super::limits::Limits;
-use super::lock::Waiting;
+use super::lock::{Owners, Waiting};
 use super::session::Session;
 
 /// How long an idle thread stays.
@@ -43,8 +43,8 @@ pub struct Workers {
 pub(super) enum Job {
     /// Carry a request out.
     Request(Arc<Session>, Arc<Request>),
-    /// End fids that are in no table any more.
-    Retire(Arc<Session>, Vec<Arc<Fid>>),
+    /// End fids and owners of locks that are in no table any more.
+    Retire(Arc<Session>, Vec<Arc<Fid>>, Owners),
 }
 
 impl Workers {
@@ -127,6 +127,6 @@ fn work(queue: &Receiver<Job>, workers: &Weak<Workers>) {
 fn carry_out(job: Job) {
     match job {
         Job::Request(session, request) => session.carry_out(&request),
-        Job::Retire(session, fids) => session.retire_all(fids),
+        Job::Retire(session, fids, owners) => session.retire_all(fids, owners),
     }
 }
