@@ -248,7 +248,9 @@ impl Daemon {
         Ok(())
     }
 
-    /// Keeps a mount's stream until it ends; ends it where the command never mounts.
+    /// Keeps a mount's stream until it ends. A command that goes without having mounted closes the
+    /// last descriptor of its socket, which ends the stream; one that was interrupted behind mount(2)
+    /// leaves a mount that works.
     async fn keep(
         &self,
         connection: &Connection,
@@ -259,7 +261,8 @@ impl Daemon {
         let stats = std::sync::Arc::clone(&stream.stats);
         tokio::select! {
             mounted = connection.receive::<Mounted>() => {
-                let Some((mounted, _)) = mounted else { return };
+                let unknown = || Mounted { mount_point: b"?".to_vec(), front_end: "v9fs".to_owned() };
+                let mounted = mounted.map_or_else(unknown, |(mounted, _)| mounted);
                 *booked.mounted.borrow_mut() = Some(mounted);
             }
             _ = &mut stream.ended => return,
