@@ -70,6 +70,8 @@ fn owners_exclude_each_other_and_other_processes() {
     assert_eq!(client.getlock(fid, WRLCK, (9, 1), 1), Ok(Some((WRLCK, 5, 0, 2))), "the owner");
     assert_eq!(client.getlock(fid, WRLCK, (9, 1), 2), Ok(None), "its own");
     assert_eq!(client.getlock(fid, WRLCK, (2, 1), 3), Ok(None));
+    // As Linux asks, whatever its program wants to know.
+    assert_eq!(client.getlock(fid, UNLCK, (0, 1), 1), Ok(Some((RDLCK, 0, 1, 0))), "the kernel");
     assert_eq!(client.lock(fid, UNLCK, ALL, 77), Ok(SUCCESS), "nothing to let go");
     assert_eq!(client.lock(fid, 9, ALL, 1), Err(libc::EINVAL));
     assert_eq!(client.lock(fid, WRLCK, (u64::MAX, 1), 1), Err(libc::EINVAL));

@@ -348,10 +348,10 @@ pub fn getlock(
 ) -> Result<Answer> {
     let file = fid.open_file()?;
     let node = fid.node();
+    // Linux asks about "no lock", whatever its program asked (`fs/9p/vfs_file.c`,
+    // `v9fs_file_getlock`): it wants to know of any lock in the way.
+    let kind = if kind == wire::UNLCK { wire::WRLCK } else { kind };
     let (range, wanted) = (range(kind, bytes)?, flock(kind, bytes)?);
-    if kind == wire::UNLCK {
-        return Err(Errno::INVAL);
-    }
     let client_id = name.client_id.to_vec();
     if let Some((held, owner)) = s.locks.other(&node.id, name, &range) {
         return Ok(Answer::Lock {
