@@ -25,13 +25,14 @@ pub struct Config {
     /// What a stream may have on its way to us unread, in bytes, at first. Two messages of the
     /// largest msize: one travels while the other is taken in.
     pub stream_window: u32,
-    /// The same for all streams together: eight busy streams.
+    /// The same for all streams together. Both ends hold a message back until it is whole, so a
+    /// message of every stream must fit, and as much again: with less, streams with half a message
+    /// each could wait for one another's credit for ever. It is what a hostile peer can make us hold.
     pub channel_window: u32,
     /// How far `stream_window` may grow where RTT × rate asks for it: 4.5 MiB are on their way at
-    /// 900 MB/s and 5 ms.
+    /// 900 MB/s and 5 ms, and sixteen busy streams are to stay within 64 MiB.
     pub stream_window_max: u32,
-    /// How far `channel_window` may grow. It is what a hostile peer can make us hold, so it is half of
-    /// what one end may use (64 MiB).
+    /// How far `channel_window` may grow.
     pub channel_window_max: u32,
     /// The longest message that we take, in bytes: the largest msize and 9P's own header, for a
     /// backend that counts msize without it.
@@ -55,12 +56,12 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Config {
-            max_streams: 256,
+            max_streams: 96,
             chunk: 65_520,
             stream_window: 2 << 20,
-            channel_window: 16 << 20,
-            stream_window_max: 8 << 20,
-            channel_window_max: 32 << 20,
+            channel_window: 128 << 20,
+            stream_window_max: 4 << 20,
+            channel_window_max: 128 << 20,
             max_message: Msize::MAX.bytes() + Msize::IO_HEADER,
             small_burst: 128 << 10,
             ping_interval: Duration::from_secs(15),
@@ -212,6 +213,13 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn half_messages_of_all_streams_never_wait_for_one_another() {
+        let config = Config::default();
+        let halves = config.max_streams * (config.max_message + config.max_message / 8);
+        assert!(config.channel_window > halves);
+    }
 
     #[test]
     fn the_default_is_sane_and_its_limits_travel() {
