@@ -24,6 +24,7 @@ mod fids;
 mod tags;
 
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -106,6 +107,8 @@ pub struct Session {
     limit: Msize,
     /// What has been agreed on.
     msize: Option<Msize>,
+    /// The msize of a `Tversion` that waits for its reply.
+    asked: Option<u32>,
     tags: Tags,
     fids: Fids,
     /// `Tflush`es waiting for the far end, oldest first.
@@ -133,6 +136,7 @@ impl Session {
         Session {
             limit,
             msize: None,
+            asked: None,
             tags: Tags::default(),
             fids: Fids::default(),
             flushes: VecDeque::new(),
@@ -154,7 +158,7 @@ impl Session {
 
     /// Requests that the kernel waits for.
     pub fn in_flight(&self) -> usize {
-        self.tags.in_flight()
+        self.tags.in_flight() + usize::from(self.asked.is_some())
     }
 
     /// Takes a request's head from the kernel's side; `body` bytes of payload follow it.
@@ -167,7 +171,7 @@ impl Session {
         let (tag, message) = Tmessage::decode_head(head, body).map_err(SessionError::BadRequest)?;
         match message {
             Tmessage::Tversion { msize, version } => {
-                return Ok(self.version(msize, version));
+                return self.version(msize, version);
             }
             Tmessage::Tflush { oldtag } => return self.flush(now, tag, oldtag),
             _ => {}
@@ -212,6 +216,10 @@ impl Session {
             return Err(SessionError::WrongType { request: pending.kind.0, reply: kind.0 });
         }
         let (_, reply) = Rmessage::decode_head(head, body).map_err(SessionError::BadReply)?;
+        if self.asked.is_some() {
+            // Of the session before: its fids mean nothing any more, and may soon mean others.
+            return Ok(Reply::Drop);
+        }
         if let Undo::Flush(old) = pending.undo {
             return Ok(self.flushed(header.tag, old, pending.near, head));
         }
@@ -239,17 +247,17 @@ impl Session {
             _ => {}
         }
         // A flush that was not passed on has waited for this reply alone.
-        let mut done = None;
+        let mut done = Vec::new();
         self.flushes.retain(|flush| {
             let waits = flush.old == header.tag && flush.sent.is_none();
-            done = if waits { Some(flush.near) } else { done };
+            done.extend(waits.then_some(flush.near));
             !waits
         });
         let passed = match pending.near {
             Some(near) => Reply::Pass(self.patch(head, near, &[])),
             None => Reply::Drop,
         };
-        self.replies.extend(done.map(|near| Rmessage::Rflush.encode(near)));
+        self.replies.extend(done.into_iter().map(|near| Rmessage::Rflush.encode(near)));
         Ok(passed)
     }
 
@@ -281,18 +289,23 @@ impl Session {
     }
 
     /// A session begins, or begins anew: what was outstanding is forgotten at both ends.
-    fn version(&mut self, msize: u32, version: &[u8]) -> Request {
+    fn version(&mut self, msize: u32, version: &[u8]) -> Result<Request, SessionError> {
+        if self.asked.is_some() {
+            return Err(SessionError::TagInUse(Tag::NONE.0));
+        }
         self.tags.abandon_all();
         self.fids.clear();
         self.flushes.clear();
         self.msize = None;
         let msize = msize.min(self.limit.bytes());
+        self.asked = Some(msize);
         let request = Tmessage::Tversion { msize, version }.encode(Tag::NONE);
-        Request::Forward(request.head)
+        Ok(Request::Forward(request.head))
     }
 
     fn version_reply(&mut self, head: &Bytes, body: usize) -> Result<Reply, SessionError> {
         let (_, reply) = Rmessage::decode_head(head, body).map_err(SessionError::BadReply)?;
+        let asked = self.asked.take().ok_or(SessionError::Unasked(Tag::NONE.0))?;
         let Rmessage::Rversion { msize, version } = reply else {
             return match reply {
                 Rmessage::Rlerror { .. } => Ok(Reply::Pass(head.clone())),
@@ -308,7 +321,7 @@ impl Session {
         // "unknown" is how a server says no (version(5)). Anything else the kernel would take for an
         // older 9P, and go on with it.
         if version == VERSION {
-            let agreed = Msize::new(msize).filter(|agreed| *agreed <= self.limit);
+            let agreed = Msize::new(msize).filter(|agreed| agreed.bytes() <= asked);
             self.msize = Some(agreed.ok_or(SessionError::Msize(msize))?);
         } else if version != b"unknown" {
             return Err(SessionError::Version);

@@ -238,6 +238,49 @@ fn a_version_begins_anew() {
 }
 
 #[test]
+fn what_the_session_before_left_behind_ends_with_it() {
+    let mut talk = Talk::new();
+    let (walk, _) = talk.passes(1, walk(0, 1));
+    talk.hears(walk, walked(1));
+    let (clunk, _) = talk.passes(2, clunk(1));
+    talk.asks(0xffff, Tmessage::Tversion { msize: 4096, version: VERSION });
+    // Its number must not be free in the new session, where it was never taken.
+    assert_eq!(talk.hears(clunk, Rmessage::Rclunk), None);
+    talk.hears(0xffff, Rmessage::Rversion { msize: 4096, version: VERSION });
+    let fids: Vec<_> = (0..3).map(|fid| talk.passes(fid, attach(fid.into())).1).collect();
+    let numbers: alloc::collections::BTreeSet<_> = fids.iter().map(|head| &head[7..11]).collect();
+    assert_eq!(numbers.len(), 3);
+}
+
+#[test]
+fn a_version_is_waited_for_like_any_request() {
+    let mut session = Session::new(Msize::MAX);
+    let reply = Rmessage::Rversion { msize: 8192, version: VERSION }.encode(Tag::NONE);
+    let unasked = Err(SessionError::Unasked(0xffff));
+    assert_eq!(session.handle_reply(&reply.head, 0), unasked);
+    let version = Tmessage::Tversion { msize: 65536, version: VERSION }.encode(Tag::NONE);
+    assert!(session.handle_request(NOW, &version.head, 0).is_ok());
+    assert_eq!(session.in_flight(), 1);
+    let twice = session.handle_request(NOW, &version.head, 0);
+    assert_eq!(twice, Err(SessionError::TagInUse(0xffff)));
+    assert!(session.handle_reply(&reply.head, 0).is_ok());
+    assert_eq!(session.in_flight(), 0);
+    assert_eq!(session.handle_reply(&reply.head, 0), unasked);
+}
+
+#[test]
+fn every_flush_of_a_clunk_is_answered() {
+    let mut talk = Talk::new();
+    let (clunk, _) = talk.passes(1, clunk(0));
+    for tag in [2, 3] {
+        assert_eq!(talk.asks(tag, Tmessage::Tflush { oldtag: Tag(1) }), Request::Wait);
+    }
+    assert_eq!(talk.hears(clunk, Rmessage::Rclunk), Some(1));
+    assert_eq!(talk.0.poll_reply(), Some(Rmessage::Rflush.encode(Tag(2))));
+    assert_eq!(talk.0.poll_reply(), Some(Rmessage::Rflush.encode(Tag(3))));
+}
+
+#[test]
 fn an_msize_above_what_was_offered_is_refused() {
     let mut session = Session::new(Msize::new(8192).unwrap());
     let version = Tmessage::Tversion { msize: 65536, version: VERSION }.encode(Tag::NONE);
@@ -256,6 +299,8 @@ fn an_older_9p_is_refused_and_no_is_passed_on() {
     session.handle_request(NOW, &version.head, 0).unwrap();
     let old = Rmessage::Rversion { msize: 8192, version: b"9P2000" }.encode(Tag::NONE);
     assert_eq!(session.handle_reply(&old.head, 0), Err(SessionError::Version));
+    let mut session = Session::new(Msize::MAX);
+    session.handle_request(NOW, &version.head, 0).unwrap();
     let no = Rmessage::Rversion { msize: 8192, version: b"unknown" }.encode(Tag::NONE);
     assert_eq!(session.handle_reply(&no.head, 0), Ok(Reply::Pass(no.head.clone())));
     assert_eq!(session.msize(), None);
