@@ -284,7 +284,7 @@ impl Role for Demux {
             self.reply(cx, stream, reply);
             moved = true;
         }
-        let waiting = self.streams.iter().filter(|(_, stream)| !stream.waiting.len() == 0);
+        let waiting = self.streams.iter().filter(|(_, stream)| stream.waiting.len() > 0);
         let waiting: Vec<StreamId> = waiting.map(|(id, _)| *id).collect();
         for id in waiting {
             moved |= self.submit(cx, id);
