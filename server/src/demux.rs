@@ -216,8 +216,10 @@ impl Demux {
     /// Begins the requests that there is room for.
     fn submit(&mut self, cx: &mut Context<'_>, id: StreamId) -> bool {
         let mut moved = false;
+        let streams = self.streams.len();
         while let Some(stream) = self.streams.get_mut(&id) {
-            let Some(request) = stream.waiting.next(cx.mux.queued(id) + stream.reserved) else {
+            let unsent = cx.mux.queued(id) + cx.mux.queued_messages(id) * waiting::SMALL_REPLY;
+            let Some(request) = stream.waiting.next(unsent + stream.reserved, streams) else {
                 break;
             };
             moved = true;

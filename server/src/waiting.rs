@@ -1,9 +1,10 @@
 //! Requests of a stream that have come and not begun: who goes next, and what has to wait.
 //!
-//! Reads wait while the replies that may come of those before them would not fit; nothing else waits
-//! for that, so that a folder can still be listed while large reads queue up. A flush never waits:
-//! what it flushes is taken out of the queue, or is with the file server already. 9P gives requests no
-//! order but this (flush(5)).
+//! Reads wait while the replies that may come of those before them would not fit; other requests have
+//! room of their own besides, so that a folder can still be listed while large reads queue up. Where a
+//! client takes no replies at all, nothing begins any more: what waits holds its credit, and so the
+//! client can ask for no more than that. A flush waits for nothing else: what it flushes is taken out
+//! of the queue, or is with the file server already. 9P gives requests no order but this (flush(5)).
 
 use std::collections::VecDeque;
 
@@ -11,15 +12,19 @@ use transport::id::{Msize, Tag};
 use transport::ninep::packet::HEADER;
 use transport::ninep::{Kind, Packet};
 
-/// Bytes of replies that a stream may have made and not sent, or be making: two of the largest, and
-/// many small ones.
+/// Bytes of replies that a stream may have made and not sent, or be making, before its reads wait: four
+/// of the largest.
 const BUDGET: usize = 4 * 1024 * 1024;
+/// The same for all streams together, each of which may always have one read under way.
+const CHANNEL_BUDGET: usize = 64 * 1024 * 1024;
+/// What is left to other requests when reads have used theirs up, and the last of them gone beyond it.
+const EXTRA: usize = Msize::MAX.bytes() as usize + RUNNING * SMALL_REPLY;
 /// Requests that the file server works on at a time for one stream; it takes some more.
 const RUNNING: usize = 256;
 /// Requests that may wait. The kernel has one for each task that waits; nobody has so many tasks.
 pub const MAX: usize = 4096;
-/// What a reply without payload is taken to need, in bytes.
-const SMALL_REPLY: usize = 1024;
+/// What a reply costs besides its payload, in bytes, and one without payload in all.
+pub const SMALL_REPLY: usize = 1024;
 
 /// The queue.
 #[derive(Debug, Default)]
@@ -62,8 +67,13 @@ impl Waiting {
         0
     }
 
-    /// The next request that may begin, while replies may take up `made` bytes already.
-    pub fn next(&mut self, made: usize) -> Option<Packet> {
+    /// The next request that may begin, while replies may take up `made` bytes already, on a channel of
+    /// so many `streams`.
+    pub fn next(&mut self, made: usize, streams: usize) -> Option<Packet> {
+        let budget = (CHANNEL_BUDGET / streams.max(1)).min(BUDGET);
+        if made >= budget + EXTRA {
+            return None;
+        }
         if let Some(flush) = self.flushes.pop_front() {
             return Some(flush);
         }
@@ -71,7 +81,7 @@ impl Waiting {
             return None;
         }
         self.read_next = !self.read_next;
-        let reads = if made < BUDGET { Some(&mut self.reads) } else { None };
+        let reads = if made < budget { Some(&mut self.reads) } else { None };
         let (first, second) = if self.read_next {
             (reads, Some(&mut self.others))
         } else {
@@ -128,9 +138,21 @@ mod tests {
         let mut waiting = Waiting::default();
         waiting.push(read(1, 1 << 20));
         waiting.push(stat(2));
-        assert_eq!(waiting.next(BUDGET), Some(stat(2)));
-        assert_eq!(waiting.next(BUDGET), None);
-        assert_eq!(waiting.next(BUDGET - 1), Some(read(1, 1 << 20)));
+        assert_eq!(waiting.next(BUDGET, 1), Some(stat(2)));
+        assert_eq!(waiting.next(BUDGET, 1), None);
+        assert_eq!(waiting.next(BUDGET / 2, 32), None, "what 32 streams share is less for each");
+        assert_eq!(waiting.next(BUDGET - 1, 1), Some(read(1, 1 << 20)));
+    }
+
+    #[test]
+    fn without_any_room_nothing_begins() {
+        let mut waiting = Waiting::default();
+        let flush = Tmessage::Tflush { oldtag: Tag(1) }.encode(Tag(3));
+        waiting.push(flush.clone());
+        waiting.push(stat(2));
+        assert_eq!(waiting.next(BUDGET + EXTRA, 1), None);
+        assert_eq!(waiting.next(BUDGET + EXTRA - 1, 1), Some(flush));
+        assert_eq!(waiting.next(BUDGET + EXTRA - 1, 1), Some(stat(2)));
     }
 
     #[test]
@@ -140,10 +162,10 @@ mod tests {
         waiting.push(stat(2));
         let flush = Tmessage::Tflush { oldtag: Tag(1) }.encode(Tag(3));
         assert_eq!(waiting.push(flush.clone()) as usize, read(1, 10).len());
-        assert_eq!(waiting.next(0), Some(flush));
-        assert_eq!(waiting.next(0), None);
+        assert_eq!(waiting.next(0, 1), Some(flush));
+        assert_eq!(waiting.next(0, 1), None);
         waiting.running = 0;
-        assert_eq!(waiting.next(0), Some(stat(2)));
+        assert_eq!(waiting.next(0, 1), Some(stat(2)));
         assert_eq!(waiting.len(), 0);
     }
 
@@ -154,7 +176,7 @@ mod tests {
         let mut waiting = Waiting::default();
         waiting.push(clunk.clone());
         assert_eq!(waiting.push(flush.clone()), 0);
-        assert_eq!([waiting.next(0), waiting.next(0)], [Some(clunk), Some(flush)]);
+        assert_eq!([waiting.next(0, 1), waiting.next(0, 1)], [Some(clunk), Some(flush)]);
     }
 
     #[test]
@@ -164,7 +186,7 @@ mod tests {
             waiting.push(read(tag, 10));
             waiting.push(stat(10 + tag));
         }
-        let order: Vec<u16> = std::iter::from_fn(|| waiting.next(0))
+        let order: Vec<u16> = std::iter::from_fn(|| waiting.next(0, 1))
             .map(|request| request.header().unwrap().tag.0)
             .collect();
         assert_eq!(order, [0, 10, 1, 11, 2, 12]);

@@ -181,6 +181,53 @@ impl Pair {
 }
 
 #[test]
+fn a_client_that_takes_no_replies_can_only_ask_for_so_much() {
+    let dir = tempfile::tempdir().unwrap();
+    for message in [
+        Tmessage::Tgetattr { fid: ROOT, mask: 0 },
+        Tmessage::Tclunk { fid: Fid(9) },
+        Tmessage::Tflush { oldtag: Tag(50_000) },
+    ] {
+        let mut pair = Pair::of(dir.path());
+        pair.giving = false;
+        // All but a few have been answered before the next are sent.
+        for tag in 0..60_000u16 {
+            // Ended for asking on and on, or without credit to ask with: both are a bound.
+            if pair.ended.is_some() {
+                break;
+            }
+            pair.send(&message.encode(Tag(tag)));
+            if tag % 100 == 99 {
+                for _ in 0..4 {
+                    pair.turn();
+                }
+            }
+        }
+        let until = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < until {
+            pair.rest();
+        }
+        let sent = pair.server.stats().messages_in;
+        assert!(sent < 30_000, "{message:?}: {sent} were taken in");
+    }
+}
+
+#[test]
+fn what_was_held_back_goes_on_as_soon_as_replies_are_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut pair = Pair::of(dir.path());
+    pair.giving = false;
+    for tag in 0..8000 {
+        pair.send(&Tmessage::Tgetattr { fid: ROOT, mask: 0 }.encode(Tag(tag)));
+        pair.turn();
+    }
+    assert!(pair.replies.len() < 8000);
+    pair.giving = true;
+    pair.client.consumed(pair.stream, u32::MAX);
+    pair.wait(0..8000);
+}
+
+#[test]
 fn requests_that_had_to_wait_for_room_are_answered_although_no_other_comes() {
     let dir = tempfile::tempdir().unwrap();
     File::create(dir.path().join("f")).unwrap().set_len(1 << 30).unwrap();

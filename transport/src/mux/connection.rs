@@ -232,6 +232,15 @@ impl Connection {
         }
     }
 
+    /// Messages of the stream that wait to be sent, wholly or in part: many small ones are few bytes
+    /// and much memory.
+    pub fn queued_messages(&self, stream: StreamId) -> usize {
+        match self.streams.get(&stream) {
+            Some(State::Open(halves)) => halves.send.messages(),
+            _ => 0,
+        }
+    }
+
     /// Payload of the stream that the caller has passed on: its credit goes back to the peer, when
     /// enough has come together. Never more than the events gave. Without effect where the stream is
     /// over: all went back then.

@@ -90,6 +90,11 @@ impl SendHalf {
         self.queued
     }
 
+    /// Messages that wait to be sent.
+    pub fn messages(&self) -> usize {
+        self.small.len() + self.bulk.len()
+    }
+
     /// Adds what a `CREDIT` frame gives; false where it is more than can be meant.
     #[must_use]
     pub fn add_credit(&mut self, bytes: u32) -> bool {
