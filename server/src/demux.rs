@@ -5,6 +5,7 @@
 //! answered, and `waiting` holds back what its replies would have no room for.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,6 +48,8 @@ struct Stream {
     running: HashMap<Tag, Running>,
     /// The sum of `reserved` of those.
     reserved: usize,
+    /// Requests begun so far.
+    begun: u64,
 }
 
 struct Running {
@@ -54,43 +57,84 @@ struct Running {
     reserved: usize,
     /// Bytes of credit that it holds.
     credit: u32,
+    /// It is for a lock that is waited for.
+    parks: bool,
+    /// Which it is of all that have begun: its tag may be another's by the time that it is looked for.
+    serial: u64,
     /// The request that it flushes.
-    flushes: Option<Tag>,
+    flushes: Option<(Tag, u64)>,
+    /// Whether all that began before it have no answer once it has.
+    resets: bool,
 }
 
 impl Stream {
-    /// Hands a request to the file server. The error says why it is none.
-    fn begin(&mut self, request: Packet) -> Result<(), String> {
+    fn new(export: Arc<Export>, session: Arc<Session>) -> Stream {
+        Stream {
+            export,
+            session,
+            small: Lane::new(),
+            bulk: Lane::new(),
+            waiting: Waiting::default(),
+            running: HashMap::new(),
+            reserved: 0,
+            begun: 0,
+        }
+    }
+
+    /// Hands a request to the file server; gives the credit that goes back at once. The error says why
+    /// it is none.
+    fn begin(&mut self, request: Packet) -> Result<u32, String> {
         let header = request.header().map_err(|error| error.to_string())?;
+        let flushed = waiting::flushed(&request);
+        let parks = waiting::may_park(&request);
+        let credit = u32::try_from(request.len()).unwrap_or(u32::MAX);
+        self.begun += 1;
         let running = Running {
-            reserved: waiting::reply_size(&request),
-            credit: u32::try_from(request.len()).unwrap_or(u32::MAX),
-            flushes: waiting::flushed(&request),
+            // What stays for long leaves all room to others, and is little.
+            reserved: if parks { 0 } else { waiting::reply_size(&request) },
+            credit: if parks { 0 } else { credit },
+            parks,
+            serial: self.begun,
+            flushes: flushed.and_then(|tag| Some((tag, self.running.get(&tag)?.serial))),
+            resets: Kind(header.kind) == Kind::Tversion,
         };
         self.reserved += running.reserved;
         if self.running.insert(header.tag, running).is_some() {
             return Err("a tag is used by two requests at a time".into());
         }
-        self.waiting.running = self.running.len();
-        self.session.submit(request).map_err(|error| error.to_string())
+        self.waiting.count(parks, 1);
+        self.session.submit(request).map_err(|error| error.to_string())?;
+        Ok(if parks { credit } else { 0 })
     }
 
     /// A request has been answered: the credit that goes back.
-    fn answered(&mut self, tag: Tag, kind: Kind) -> u32 {
+    fn answered(&mut self, tag: Tag) -> u32 {
         let mut credit = 0;
-        let mut next = Some(tag);
-        while let Some(running) = next.and_then(|tag| self.running.remove(&tag)) {
+        let mut next = self.running.get(&tag).map(|running| (tag, running.serial));
+        while let Some((tag, serial)) = next {
+            let Entry::Occupied(at) = self.running.entry(tag) else { break };
+            if at.get().serial != serial {
+                break;
+            }
+            let running = at.remove();
+            self.waiting.count(running.parks, -1);
             self.reserved -= running.reserved;
             credit += running.credit;
             // What was flushed has no reply of its own any more.
             next = running.flushes;
+            if running.resets {
+                // A new session: nothing of the old one is answered any more.
+                self.running.retain(|_, running| {
+                    let old = running.serial < serial;
+                    if old {
+                        self.waiting.count(running.parks, -1);
+                        self.reserved -= running.reserved;
+                        credit += running.credit;
+                    }
+                    !old
+                });
+            }
         }
-        if kind == Kind::Rversion {
-            // A new session: nothing of the old one is answered any more.
-            credit += self.running.drain().map(|(_, running)| running.credit).sum::<u32>();
-            self.reserved = 0;
-        }
-        self.waiting.running = self.running.len();
         credit
     }
 }
@@ -167,16 +211,7 @@ impl Demux {
         let workers = Arc::clone(&self.workers);
         let session = Session::new(Arc::clone(&export), workers, Arc::new(outlet), msize);
         cx.mux.accept(id, Opened { msize: msize.bytes() });
-        let stream = Stream {
-            export,
-            session,
-            small: Lane::new(),
-            bulk: Lane::new(),
-            waiting: Waiting::default(),
-            running: HashMap::new(),
-            reserved: 0,
-        };
-        self.streams.insert(id, stream);
+        self.streams.insert(id, Stream::new(export, session));
     }
 
     /// Takes a piece of a stream's messages.
@@ -223,8 +258,9 @@ impl Demux {
                 break;
             };
             moved = true;
-            if let Err(why) = stream.begin(request) {
-                self.end(cx, id, Reason::new(Code::NOT_9P, why));
+            match stream.begin(request) {
+                Ok(credit) => cx.mux.consumed(id, credit),
+                Err(why) => self.end(cx, id, Reason::new(Code::NOT_9P, why)),
             }
         }
         moved
@@ -234,7 +270,7 @@ impl Demux {
     fn reply(&mut self, cx: &mut Context<'_>, id: StreamId, reply: Packet) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let Ok(Header { tag, kind, .. }) = reply.header() else { return };
-        cx.mux.consumed(id, stream.answered(tag, Kind(kind)));
+        cx.mux.consumed(id, stream.answered(tag));
         let size = reply.len();
         let lane = class(Kind(kind), size);
         let mut result = cx.mux.start(id, lane, u32::try_from(size).unwrap_or(u32::MAX));
@@ -300,5 +336,84 @@ impl Role for Demux {
 
     fn is_done(&self) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use transport::id::Fid;
+    use transport::ninep::Tmessage;
+    use transport::ninep::message::VERSION;
+
+    struct Nobody;
+
+    impl Replies for Nobody {
+        fn reply(&self, _: Packet) {}
+    }
+
+    fn stream() -> Stream {
+        let folder = tempfile::tempdir().unwrap();
+        let export = Export::open(&folder.path().canonicalize().unwrap(), false).unwrap();
+        let workers = Workers::new(Limits::default());
+        let session = Session::new(Arc::clone(&export), workers, Arc::new(Nobody), Msize::MAX);
+        let mut stream = Stream::new(export, session);
+        begin(&mut stream, &version(Msize::MAX.bytes()));
+        stream.answered(Tag::NONE);
+        stream
+    }
+
+    /// Begins a request; gives the credit that it holds.
+    fn begin(stream: &mut Stream, request: &Packet) -> u32 {
+        assert_eq!(stream.begin(request.clone()), Ok(0));
+        request.len() as u32
+    }
+
+    /// Notes a request that the file server is not asked for.
+    fn note(stream: &mut Stream, tag: u16) -> u32 {
+        stream.begun += 1;
+        let (serial, credit) = (stream.begun, u32::from(tag) * 100);
+        let (flushes, parks, resets) = (None, false, false);
+        let running = Running { reserved: 10, credit, parks, serial, flushes, resets };
+        stream.running.insert(Tag(tag), running);
+        stream.waiting.count(parks, 1);
+        stream.reserved += 10;
+        credit
+    }
+
+    fn version(msize: u32) -> Packet {
+        Tmessage::Tversion { msize, version: VERSION }.encode(Tag::NONE)
+    }
+
+    fn read(tag: u16) -> Packet {
+        Tmessage::Tread { fid: Fid(1), offset: 0, count: 1 << 20 }.encode(Tag(tag))
+    }
+
+    #[test]
+    fn a_flush_gives_back_what_it_flushes_and_not_a_later_one_of_that_tag() {
+        let mut stream = stream();
+        let old = begin(&mut stream, &read(1));
+        let flush = Tmessage::Tflush { oldtag: Tag(1) };
+        let first = begin(&mut stream, &flush.encode(Tag(2)));
+        assert_eq!(stream.answered(Tag(2)), first + old);
+        let early = begin(&mut stream, &flush.encode(Tag(3)));
+        let later = begin(&mut stream, &read(1));
+        assert_eq!(stream.answered(Tag(3)), early);
+        assert_eq!(stream.reserved, waiting::reply_size(&read(1)));
+        assert_eq!(stream.answered(Tag(1)), later);
+        assert_eq!((stream.reserved, stream.running.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_version_gives_back_what_came_before_it_and_nothing_else() {
+        for msize in [Msize::MAX.bytes(), 1] {
+            let mut stream = stream();
+            let old = note(&mut stream, 1);
+            let reset = begin(&mut stream, &version(msize));
+            let new = note(&mut stream, 2);
+            assert_eq!(stream.answered(Tag::NONE), reset + old);
+            assert_eq!(stream.reserved, 10);
+            assert_eq!(stream.answered(Tag(2)), new);
+        }
     }
 }

@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 
 use transport::id::{Msize, Tag};
+use transport::ninep::message::lock::FLAG_BLOCK;
 use transport::ninep::packet::HEADER;
 use transport::ninep::{Kind, Packet};
 
@@ -21,6 +22,8 @@ const CHANNEL_BUDGET: usize = 64 * 1024 * 1024;
 const EXTRA: usize = Msize::MAX.bytes() as usize + RUNNING * SMALL_REPLY;
 /// Requests that the file server works on at a time for one stream; it takes some more.
 const RUNNING: usize = 256;
+/// Locks that may be waited for at a time for one stream: half of what the file server takes.
+const PARKED: usize = 2048;
 /// Requests that may wait. The kernel has one for each task that waits; nobody has so many tasks.
 pub const MAX: usize = 4096;
 /// What a reply costs besides its payload, in bytes, and one without payload in all.
@@ -32,8 +35,11 @@ pub struct Waiting {
     flushes: VecDeque<Packet>,
     reads: VecDeque<Packet>,
     others: VecDeque<Packet>,
-    /// Requests that the file server works on.
-    pub running: usize,
+    locks: VecDeque<Packet>,
+    /// Requests that the file server works on, but for locks that are waited for.
+    running: usize,
+    /// Those: they may stay for long, and nothing may wait for them that could end them.
+    parked: usize,
     /// Reads and others take turns.
     read_next: bool,
 }
@@ -41,14 +47,33 @@ pub struct Waiting {
 impl Waiting {
     /// Requests that wait.
     pub fn len(&self) -> usize {
-        self.flushes.len() + self.reads.len() + self.others.len()
+        self.flushes.len() + self.reads.len() + self.others.len() + self.locks.len()
     }
 
-    /// Adds a request. Where it flushes one that waits, that is dropped: the bytes of credit which go
-    /// back for it, else 0.
+    /// Counts one that has begun or ended.
+    pub fn count(&mut self, parks: bool, by: isize) {
+        let count = if parks { &mut self.parked } else { &mut self.running };
+        *count = count.saturating_add_signed(by);
+    }
+
+    /// Adds a request. Where it flushes one that waits, that is dropped, and all that wait where it
+    /// begins a new session: the bytes of credit which go back for them, else 0.
     pub fn push(&mut self, request: Packet) -> u32 {
+        if Kind(request.head[4]) == Kind::Tversion {
+            let queues = [&mut self.flushes, &mut self.reads, &mut self.others, &mut self.locks];
+            let old = queues.into_iter().flat_map(|queue| queue.drain(..));
+            let dropped = old.map(|old| old.len() as u32).sum();
+            self.others.push_back(request);
+            return dropped;
+        }
         let Some(old) = flushed(&request) else {
-            let queue = if is_read(&request) { &mut self.reads } else { &mut self.others };
+            let queue = if is_read(&request) {
+                &mut self.reads
+            } else if may_park(&request) {
+                &mut self.locks
+            } else {
+                &mut self.others
+            };
             queue.push_back(request);
             return 0;
         };
@@ -59,7 +84,7 @@ impl Waiting {
             return 0;
         }
         self.flushes.push_back(request);
-        for queue in [&mut self.reads, &mut self.others] {
+        for queue in [&mut self.reads, &mut self.others, &mut self.locks] {
             if let Some(dropped) = queue.iter().position(is_old).and_then(|at| queue.remove(at)) {
                 return u32::try_from(dropped.len()).unwrap_or(u32::MAX);
             }
@@ -76,6 +101,11 @@ impl Waiting {
         }
         if let Some(flush) = self.flushes.pop_front() {
             return Some(flush);
+        }
+        if self.parked < PARKED {
+            if let Some(lock) = self.locks.pop_front() {
+                return Some(lock);
+            }
         }
         if self.running >= RUNNING {
             return None;
@@ -97,6 +127,13 @@ fn is_read(request: &Packet) -> bool {
 
 fn is_clunk(request: &Packet) -> bool {
     matches!(Kind(request.head[4]), Kind::Tclunk | Kind::Tremove)
+}
+
+/// Whether a request is for a lock that is to be waited for.
+pub fn may_park(request: &Packet) -> bool {
+    // fid[4] type[1] flags[4]
+    let flags = field(&request.head, HEADER + 5).map_or(0, u32::from_le_bytes);
+    Kind(request.head[4]) == Kind::Tlock && flags & FLAG_BLOCK != 0
 }
 
 /// The most bytes that a request's reply can have, or nearly.
@@ -177,6 +214,20 @@ mod tests {
         waiting.push(clunk.clone());
         assert_eq!(waiting.push(flush.clone()), 0);
         assert_eq!([waiting.next(0, 1), waiting.next(0, 1)], [Some(clunk), Some(flush)]);
+    }
+
+    #[test]
+    fn nothing_that_waits_outlives_its_session() {
+        let version = Tmessage::Tversion { msize: 8192, version: b"9P2000.L" }.encode(Tag::NONE);
+        let flush = Tmessage::Tflush { oldtag: Tag(9) }.encode(Tag(3));
+        let mut waiting = Waiting::default();
+        let old = [read(1, 10), stat(2), flush];
+        for request in &old {
+            waiting.push(request.clone());
+        }
+        let bytes: usize = old.iter().map(Packet::len).sum();
+        assert_eq!(waiting.push(version.clone()) as usize, bytes);
+        assert_eq!((waiting.next(0, 1), waiting.len()), (Some(version), 0));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use server::grant::{Grant, SharedBook};
 use transport::id::{Fid, Msize, StreamId, Tag};
 use transport::mux::{Authorisation, Config, Connection, Event, Open, Side};
 use transport::ninep::message::VERSION;
+use transport::ninep::message::lock::{FLAG_BLOCK, RDLCK, UNLCK, WRLCK};
 use transport::ninep::{Kind, Packet, Tmessage};
 use transport::relay::buffer::Buffers;
 use transport::relay::class::class;
@@ -225,6 +226,33 @@ fn what_was_held_back_goes_on_as_soon_as_replies_are_taken() {
     pair.giving = true;
     pair.client.consumed(pair.stream, u32::MAX);
     pair.wait(0..8000);
+}
+
+#[test]
+fn a_lock_can_be_let_go_however_many_wait_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    File::create(dir.path().join("f")).unwrap();
+    let mut pair = Pair::with_file(dir.path(), b"f");
+    let lock = |kind, flags, proc_id| Tmessage::Tlock {
+        fid: FILE,
+        kind,
+        flags,
+        start: 0,
+        length: 0,
+        proc_id,
+        client_id: b"client",
+    };
+    pair.ask(Tag(0), lock(WRLCK, 0, 0));
+    for waiter in 1..=600 {
+        pair.send(&lock(RDLCK, FLAG_BLOCK, waiter).encode(Tag(waiter as u16)));
+    }
+    // Nor does a large write wait for them.
+    let count = Msize::MAX.payload();
+    let body = vec![vec![7; count as usize].into()];
+    pair.send(&Tmessage::Twrite { fid: FILE, offset: 0, count }.with_body(Tag(1000), body));
+    pair.wait([1000]);
+    pair.ask(Tag(0), lock(UNLCK, 0, 0));
+    pair.wait(1..=600);
 }
 
 #[test]
