@@ -83,6 +83,11 @@ impl Request {
         self.state.load(Ordering::Acquire) == PARKED
     }
 
+    /// Whether it was cancelled.
+    pub fn is_cancelled(&self) -> bool {
+        self.state.load(Ordering::Acquire) == CANCELLED
+    }
+
     fn cancel(&self) -> bool {
         self.change(QUEUED, CANCELLED) || self.change(PARKED, CANCELLED)
     }

@@ -170,6 +170,7 @@ impl Session {
             return;
         }
         self.requests.close();
+        self.forget_cancelled();
         let (fids, owners) = (self.fids.drain(true), self.locks.take_owners());
         self.workers.push(Job::Retire(self.clone(), fids, owners));
     }
@@ -195,7 +196,9 @@ impl Session {
             let version = if known { VERSION } else { b"unknown" };
             Rmessage::Rversion { msize: agreed, version }.encode(tag)
         };
-        if let Some(reply) = self.requests.reset(reply) {
+        let reply = self.requests.reset(reply);
+        self.forget_cancelled();
+        if let Some(reply) = reply {
             self.begin(reply);
         }
     }
@@ -209,9 +212,15 @@ impl Session {
         self.send(version);
     }
 
+    /// Lets go of what was cancelled before a worker came to it: it may hold a large write.
+    fn forget_cancelled(&self) {
+        lock(&self.lane).backlog.retain(|request| !request.is_cancelled());
+    }
+
     fn flush(self: &Arc<Session>, tag: Tag, old: Tag) -> Result<(), SessionError> {
         match self.requests.flush(tag, old) {
             Ok(Flush::Now) => {
+                self.forget_cancelled();
                 if let Some(version) = self.requests.flushed(tag, |packet| self.send(packet)) {
                     self.begin(version);
                 }
@@ -315,5 +324,48 @@ fn reply(tag: Tag, answer: Result<Answer>) -> Packet {
         // Only what is carried out by a worker may wait.
         Ok(Answer::Wait) => Rmessage::error(tag, wire(Errno::IO)),
         Err(errno) => Rmessage::error(tag, wire(errno)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::Limits;
+    use bytes::Bytes;
+    use transport::id;
+
+    struct Nobody;
+
+    impl Replies for Nobody {
+        fn reply(&self, _: Packet) {}
+    }
+
+    #[test]
+    fn what_is_given_up_holds_no_memory_while_workers_are_busy() {
+        let dir = tempfile::tempdir().unwrap();
+        let export = Export::open(&dir.path().canonicalize().unwrap(), false).unwrap();
+        let s = Session::new(export, Workers::new(Limits::default()), Arc::new(Nobody), Msize::MAX);
+        let send = |tag, message: Tmessage<'_>, body: &Bytes| {
+            s.submit(message.with_body(Tag(tag), vec![body.clone()])).unwrap();
+        };
+        let (none, body) = (Bytes::new(), Bytes::from(vec![0; 1000]));
+        send(0, Tmessage::Tversion { msize: 8192, version: VERSION }, &none);
+        s.fids.put(id::Fid(1), Fid::new(s.tree.root().clone(), Role::Path)).unwrap();
+        // As if as many as may were at work.
+        lock(&s.lane).working = s.workers.share();
+        let write = Tmessage::Twrite { fid: id::Fid(1), offset: 0, count: 1000 };
+        for _ in 0..100 {
+            send(1, write, &body);
+            send(2, Tmessage::Tflush { oldtag: Tag(1) }, &none);
+        }
+        assert_eq!(lock(&s.lane).backlog.len(), 0, "flushed");
+        send(1, write, &body);
+        assert_eq!(lock(&s.lane).backlog.len(), 1);
+        send(0, Tmessage::Tversion { msize: 8192, version: VERSION }, &none);
+        assert_eq!(lock(&s.lane).backlog.len(), 0, "of the session before");
+        s.fids.put(id::Fid(1), Fid::new(s.tree.root().clone(), Role::Path)).unwrap();
+        send(1, write, &body);
+        s.close();
+        assert_eq!(lock(&s.lane).backlog.len(), 0, "closed");
     }
 }
