@@ -22,6 +22,7 @@ use transport::relay::ready::Ready;
 
 use crate::fs::{Export, Limits, Replies, Session, Workers};
 use crate::grant::{Grant, SharedBook, open_book};
+use crate::stderr;
 use crate::waiting::{self, Waiting};
 
 /// A reply and its stream.
@@ -198,7 +199,7 @@ impl Demux {
         let export = match self.authorize(open.authorisation) {
             Ok(export) => export,
             Err(reason) => {
-                eprintln!("{id} refused: {}", reason.text);
+                stderr::say(format_args!("{id} refused: {}", reason.text));
                 cx.mux.refuse(id, reason);
                 return;
             }
@@ -290,7 +291,7 @@ impl Demux {
         let Some(stream) = self.streams.remove(&id) else { return };
         stream.session.close();
         if reason.code != Code::DONE {
-            eprintln!("{id} ended: {reason}");
+            stderr::say(format_args!("{id} ended: {reason}"));
         }
         cx.mux.close(id, reason);
     }

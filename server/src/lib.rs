@@ -11,5 +11,6 @@ pub mod demux;
 pub mod fs;
 pub mod grant;
 pub mod service;
+pub mod stderr;
 mod sys;
 mod waiting;

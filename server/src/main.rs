@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("qvm-folder-server: {error:#}");
+            server::stderr::say(format_args!("qvm-folder-server: {error:#}"));
             ExitCode::FAILURE
         }
     }
