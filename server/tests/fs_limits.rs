@@ -7,7 +7,7 @@ mod fs_client;
 use std::fs;
 
 use fs_client::{Client, ROOT};
-use libc::{O_RDONLY, O_RDWR};
+use libc::{O_RDONLY, O_RDWR, O_TRUNC};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use server::fs::{Export, Limits, Workers, limits};
 use transport::id::{Fid, Tag};
@@ -84,6 +84,11 @@ fn a_hundred_thousand_fids_cost_memory_only() {
     };
     assert_eq!(more, libc::EMFILE);
     assert_eq!(open.len(), Limits::default().open_files);
+    // What cannot be opened is not made nor emptied.
+    assert_eq!(client.open("d1/f1", O_RDWR | O_TRUNC), Err(libc::EMFILE));
+    assert_eq!(fs::read(dir.path().join("d1/f1")).unwrap(), b"1/1");
+    assert_eq!(client.create("d1", "new", O_RDWR, 0o600), Err(libc::EMFILE));
+    assert!(!dir.path().join("d1/new").exists());
 
     // Owners of locks.
     let taken = (0..).take_while(|&owner| {

@@ -15,7 +15,7 @@ use rustix::fs::{
 use transport::ninep::Rmessage;
 
 use super::errno::{Errno, Result};
-use super::fid::Fid;
+use super::fid::{Fid, OpenFile};
 use super::io::{self, IOUNIT, Wanted};
 use super::limits;
 use super::node::{Id, Name, Node, open_beneath, stat};
@@ -47,9 +47,11 @@ pub fn lcreate(
     if wanted.flags.contains(OFlags::DIRECTORY) {
         return Err(Errno::INVAL);
     }
+    let slot = io::slot(s)?;
     let made = make(s, &parent, name, wanted, mode & PERMISSIONS, gid)?;
     let qid = s.export.devices().qid(&made.1.st);
-    io::bind(s, fid, &made.1.node, made.0, wanted.writable)?;
+    let node = &made.1.node;
+    io::bind(s, fid, node, OpenFile::new(made.0, wanted.writable, node.is_dir(), slot))?;
     Ok(Rmessage::Rlcreate { qid, iounit: IOUNIT })
 }
 

@@ -16,7 +16,7 @@ use transport::ninep::message::open;
 
 use super::dispatch::Answer;
 use super::errno::{Errno, Result};
-use super::fid::{Fid, OpenFile, Role};
+use super::fid::{Fid, OpenFile, Role, Slot};
 use super::node::{Node, lock, stat};
 use super::session::Session;
 use super::xattr;
@@ -74,9 +74,10 @@ impl Wanted {
 pub fn lopen(s: &Session, fid: &Fid, flags: u32) -> Result<Rmessage<'static>> {
     let node = fid.unopened()?;
     let wanted = Wanted::from_wire(flags)?;
+    let slot = slot(s)?;
     let (fd, st) = open_node(s, &node, wanted)?;
     let qid = s.export.devices().qid(&st);
-    bind(s, fid, &node, fd, wanted.writable)?;
+    bind(s, fid, &node, OpenFile::new(fd, wanted.writable, node.is_dir(), slot))?;
     Ok(Rmessage::Rlopen { qid, iounit: IOUNIT })
 }
 
@@ -111,10 +112,14 @@ pub fn open_node(
     Ok((fd, st))
 }
 
-/// Makes `fid` the open file's. `EMFILE` where the process has too many.
-pub fn bind(s: &Session, fid: &Fid, node: &Arc<Node>, fd: OwnedFd, writable: bool) -> Result<()> {
-    let slot = s.workers.open_files.take(1).ok_or(Errno::MFILE)?;
-    let file = OpenFile::new(fd, writable, node.is_dir(), slot);
+/// An open file's part of what the process may have; `EMFILE` where there is none left. To be taken
+/// before anything is made or emptied.
+pub fn slot(s: &Session) -> Result<Slot> {
+    s.workers.open_files.take(1).ok_or(Errno::MFILE)
+}
+
+/// Makes `fid` the open file's.
+pub fn bind(s: &Session, fid: &Fid, node: &Arc<Node>, file: Arc<OpenFile>) -> Result<()> {
     node.opened(&file);
     s.locks.opened(&node.id);
     fid.become_role(node.clone(), Role::Open(file)).inspect_err(|_| {
