@@ -51,6 +51,29 @@ fn settle(client: &Client) {
 }
 
 #[test]
+fn a_lock_in_a_folder_for_reading_opens_nothing_for_writing() {
+    let dir = folder();
+    let client = Client::read_only(dir.path());
+    let fid = client.open("f", O_RDONLY).unwrap();
+    assert_eq!(client.lock(fid, RDLCK, ALL, 1), Ok(SUCCESS));
+    let file = dir.path().canonicalize().unwrap().join("f");
+    let descriptors = fs::read_dir("/proc/self/fd").unwrap().filter_map(Result::ok);
+    let mut seen = 0;
+    for entry in descriptors.filter(|entry| fs::read_link(entry.path()).is_ok_and(|to| to == file))
+    {
+        let info = Path::new("/proc/self/fdinfo").join(entry.file_name());
+        let info = fs::read_to_string(info).unwrap();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
+        let flags = i32::from_str_radix(flags.trim(), 8).unwrap();
+        assert_eq!(flags & libc::O_ACCMODE, O_RDONLY, "{info}");
+        seen += 1;
+    }
+    assert!(seen >= 2, "the fid's and the lock's");
+    // As fcntl(2) has it for a file that is open for reading.
+    assert_eq!(client.lock(fid, WRLCK, ALL, 2), Err(libc::EBADF));
+}
+
+#[test]
 fn owners_exclude_each_other_and_other_processes() {
     let dir = folder();
     let client = Client::of(dir.path());

@@ -319,10 +319,13 @@ fn take(
 }
 
 /// An open file description for an owner: for writing too, where that is permitted, as an exclusive
-/// lock needs that.
+/// lock needs that. Not in a folder for reading: a file that is open for writing cannot be run, and
+/// those who watch it hear of a writer.
 fn describe(s: &Session, node: &Arc<Node>, file: &Arc<OpenFile>) -> Result<Description> {
     let opened = if file.is_dir {
         s.tree.open(node, OFlags::RDONLY | OFlags::DIRECTORY)
+    } else if s.export.read_only() {
+        s.tree.open(node, OFlags::RDONLY)
     } else {
         s.tree.open(node, OFlags::RDWR).or_else(|errno| match errno {
             Errno::ACCESS | Errno::ROFS | Errno::PERM | Errno::TXTBSY => {
