@@ -10,7 +10,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use fs_client::{Client, ROOT, bytes};
 use libc::{O_APPEND, O_CREAT, O_DIRECT, O_EXCL, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY};
 use transport::id::Fid;
-use transport::ninep::message::{AT_REMOVEDIR, SetAttributes, Time, setattr};
+use transport::ninep::message::{AT_REMOVEDIR, SetAttributes, Time, VERSION, setattr};
 use transport::ninep::{QidKind, Tmessage};
 
 fn folder() -> tempfile::TempDir {
@@ -276,6 +276,11 @@ fn links_are_made_and_read_and_never_followed() {
     let l = client.walk("l").unwrap();
     assert_eq!(client.link(l, ROOT, b"hard3"), Ok(()), "of the link itself");
     assert_eq!(fs::read_link(dir.path().join("hard3")).unwrap().as_os_str(), "d");
+    // A reply is never longer than the session's messages.
+    client.version_of(4096, VERSION);
+    client.attach(ROOT, b"").unwrap();
+    let long = client.walk("long").unwrap();
+    assert_eq!(client.readlink(long).map(|target| target.len()), Err(libc::ENAMETOOLONG));
 }
 
 #[test]

@@ -8,7 +8,9 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, linkat, readlinkat_raw, unlinkat};
+use transport::id::Msize;
 use transport::ninep::Rmessage;
+use transport::ninep::packet::HEADER;
 
 use super::dispatch::Answer;
 use super::errno::{Errno, Result};
@@ -59,5 +61,9 @@ pub fn readlink(s: &Session, fid: &Fid) -> Result<Answer> {
     let mut target = vec![0; limits::TARGET + 1];
     let filled = readlinkat_raw(s.tree.handle(&node)?, c"", target.as_mut_slice())?;
     target.truncate(filled);
+    // size[4] type[1] tag[2] target[s]
+    if filled + HEADER + 2 > (s.payload() + Msize::IO_HEADER) as usize {
+        return Err(Errno::NAMETOOLONG);
+    }
     Ok(Answer::Target(target))
 }
