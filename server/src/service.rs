@@ -179,7 +179,7 @@ fn first_call(
         let demux = Demux::new(poll.registry(), grant, book).map_err(system)?;
         Ok((nonce, desk, poll, demux))
     };
-    let (nonce, desk, poll, mut demux) = match prepare() {
+    let (nonce, desk, mut poll, mut demux) = match prepare() {
         Ok(prepared) => prepared,
         Err(error) => return Err(refuse(&output, error)),
     };
@@ -190,7 +190,7 @@ fn first_call(
         .map_err(|error| ServiceError::Channel(ChannelEnd::Broken(error)))?;
     let answer = Answer::Taken(introduction(Taken::Channel, Nonce(nonce)));
     let channel = Channel::server(input, output, &answer, mux, poll.registry()).map_err(system)?;
-    let end = pump::run(poll, channel, &mut demux);
+    let end = pump::run(&mut poll, channel, &mut demux);
     drop(desk);
     match end {
         ChannelEnd::Closed | ChannelEnd::Done => Ok(()),

@@ -1,11 +1,11 @@
 //! One 9P socket joined to one stream of the channel.
 //!
-//! Requests go out as they come, a large one before its end has been read. Replies go in as they come
-//! too; on the 9P socket a message is never interrupted, so small replies that overtook a large one
-//! in the channel wait here until it is through. Bytes are buffered in one direction only: what the
-//! channel brought and the socket has not taken yet, bounded by the stream's credit.
+//! Requests go out as they come, a large one before its end has been read. Replies go in when they are
+//! whole: so small ones pass large ones that are still coming, and a channel that breaks in the middle
+//! of a reply leaves a socket at which everybody who waits can still be told so. Bytes are buffered in
+//! one direction only: what the channel brought and the socket has not taken yet, bounded by the
+//! stream's credit.
 
-use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
 
+use super::buffer::Buffers;
 use super::class::class;
 use super::outbox::Outbox;
 use super::pump::Context;
@@ -53,6 +54,19 @@ pub enum LinkEnd {
     Send(#[from] SendError),
 }
 
+impl LinkEnd {
+    /// Whether the 9P client is blameless, and to be told EIO rather than cut off.
+    pub fn is_the_far_ends(&self) -> bool {
+        match self {
+            LinkEnd::Session(error) => {
+                !matches!(error, SessionError::BadRequest(_) | SessionError::TagInUse(_))
+            }
+            LinkEnd::Send(_) => true,
+            LinkEnd::Unmounted | LinkEnd::Cut | LinkEnd::Io(_) => false,
+        }
+    }
+}
+
 /// A link under way.
 #[derive(Debug)]
 pub struct Link {
@@ -68,8 +82,6 @@ pub struct Link {
     small: Incoming,
     bulk: Incoming,
     outbox: Outbox,
-    /// Whole replies that wait until the large one is through.
-    held: VecDeque<(Bytes, u32)>,
     ready: Ready,
 }
 
@@ -80,11 +92,13 @@ struct Incoming {
     dropping: bool,
     /// Payload of the current reply that has not come yet.
     unread: usize,
+    /// The current reply so far, each piece with the credit that it holds.
+    reply: Vec<(Bytes, u32)>,
 }
 
 impl Incoming {
     fn new(max: u32) -> Incoming {
-        Incoming { framer: Framer::new(max), dropping: false, unread: 0 }
+        Incoming { framer: Framer::new(max), dropping: false, unread: 0, reply: Vec::new() }
     }
 }
 
@@ -115,7 +129,6 @@ impl Link {
             small: Incoming::new(max),
             bulk: Incoming::new(max),
             outbox: Outbox::default(),
-            held: VecDeque::new(),
             ready: Ready::UNKNOWN,
         })
     }
@@ -243,7 +256,7 @@ impl Link {
 
     /// A reply of this end's own; it has used no credit.
     fn answer(&mut self, reply: Packet) {
-        self.put(reply.head, 0, false);
+        self.outbox.push(reply.head, 0);
     }
 
     fn incoming(&mut self, cx: &mut Context<'_>, piece: Bytes, bulk: bool) -> Result<(), LinkEnd> {
@@ -262,11 +275,10 @@ impl Link {
                     let lane = if bulk { &mut self.bulk } else { &mut self.small };
                     lane.dropping = matches!(reply, Reply::Drop);
                     match reply {
-                        Reply::Pass(head) => self.put(head, worth, bulk),
+                        Reply::Pass(head) => lane.reply.push((head, worth)),
                         Reply::Drop => cx.mux.consumed(self.stream, worth),
                     }
                     self.limits();
-                    self.own_messages(cx)?;
                 }
                 Some(Item::Body(piece)) => {
                     let worth = piece.len() as u32;
@@ -274,24 +286,16 @@ impl Link {
                     if lane.dropping {
                         cx.mux.consumed(self.stream, worth);
                     } else {
-                        self.put(piece, worth, bulk);
+                        lane.reply.push((piece, worth));
                     }
                 }
             }
-        }
-    }
-
-    /// Queues a piece for the socket: at once if it belongs to the large message under way or if
-    /// there is none, else behind that.
-    fn put(&mut self, piece: Bytes, worth: u32, bulk: bool) {
-        let interrupts = !bulk && self.bulk.unread > 0 && !self.bulk.dropping;
-        if interrupts {
-            self.held.push_back((piece, worth));
-            return;
-        }
-        self.outbox.push(piece, worth);
-        if bulk && self.bulk.unread == 0 {
-            self.held.drain(..).for_each(|(piece, worth)| self.outbox.push(piece, worth));
+            let lane = if bulk { &mut self.bulk } else { &mut self.small };
+            if lane.unread == 0 {
+                lane.reply.drain(..).for_each(|(piece, worth)| self.outbox.push(piece, worth));
+                // What the session has to add comes behind the reply that made it.
+                self.own_messages(cx)?;
+            }
         }
     }
 
@@ -320,6 +324,47 @@ impl Link {
         if let Some(msize) = self.session.msize() {
             self.stats.set_msize(msize.bytes());
         }
+    }
+
+    /// The far end is gone: whoever waits gets EIO, and so does whoever comes while
+    /// [`pass_failed`](Self::pass_failed) is called.
+    pub fn fail(&mut self) {
+        self.session.fail();
+        self.dropping = true;
+    }
+
+    /// As [`pass`](Self::pass), after [`fail`](Self::fail); false once the 9P client has gone or can be
+    /// told nothing.
+    pub fn pass_failed(&mut self, buffers: &mut Buffers) -> bool {
+        // Looked at in any case: this is rare, and short.
+        self.ready.add(Ready::UNKNOWN);
+        while let Some(reply) = self.session.poll_reply() {
+            self.answer(reply);
+        }
+        while self.ready.readable && self.outbox.len() < BACKLOG {
+            match buffers.read(&self.fd) {
+                Ok(Some(read)) => self.requests.push(read.bytes),
+                Ok(None) => return false,
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => break,
+                Err(_) => return false,
+            }
+            loop {
+                match self.requests.poll() {
+                    Ok(None) => break,
+                    Ok(Some(Item::Body(_))) => {}
+                    Ok(Some(Item::Head { head, body })) => {
+                        match self.session.handle_request(Duration::ZERO, &head, body) {
+                            Ok(Request::Answer(reply)) => self.answer(reply),
+                            Ok(_) => {}
+                            Err(_) => return false,
+                        }
+                    }
+                    Err(_) => return false,
+                }
+            }
+        }
+        self.outbox.write(&self.fd).is_ok()
     }
 
     /// Ends it: the 9P client finds its socket closed, which fails everything that waits.

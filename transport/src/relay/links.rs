@@ -8,8 +8,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mio::{Poll, Token as Readiness, Waker};
+use mio::{Poll, Registry, Token as Readiness, Waker};
 
+use super::buffer::Buffers;
 use super::channel::{Channel, ChannelEnd, Greeting};
 use super::link::{Link, LinkEnd};
 use super::mailbox::{Mailbox, Sender};
@@ -19,6 +20,12 @@ use crate::id::{Msize, StreamId};
 use crate::mux::preface::{Capabilities, ClientHello, Role as CallRole, ServerHello};
 use crate::mux::{Authorisation, Code, Config, Connection, Event, Open, Reason, Side};
 use crate::stats::StreamStats;
+
+/// How long the client of a stream that has lost its far end is told so before its socket closes: the
+/// kernel takes a while to read the replies, and a closed socket would overtake them.
+const FAREWELL: Duration = Duration::from_millis(250);
+/// How often is looked what such a client asks meanwhile.
+const STEP: Duration = Duration::from_millis(10);
 
 /// A stream's name between the data plane and its owner.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -92,6 +99,10 @@ pub struct Links {
     ids: HashMap<LinkId, StreamId>,
     /// Whose socket has which readiness token, counted from [`FIRST`].
     ready: Vec<Option<StreamId>>,
+    /// Links that have lost their far end, and until when they tell so.
+    failed: Vec<(Link, Duration)>,
+    /// When those are looked at again.
+    look: Duration,
     finishing: bool,
 }
 
@@ -123,6 +134,8 @@ impl Links {
             streams: HashMap::new(),
             ids: HashMap::new(),
             ready: Vec::new(),
+            failed: Vec::new(),
+            look: Duration::ZERO,
             finishing: false,
         };
         Ok(Plane { poll, channel, links })
@@ -219,7 +232,13 @@ impl Links {
                     LinkEnd::Unmounted => Reason::done(),
                     other => Reason::new(Code::NOT_9P, other.to_string()),
                 };
-                self.end(cx, id, reason, Notice::Ended(link_id, end));
+                if end.is_the_far_ends() {
+                    cx.mux.close(id, reason);
+                    self.fail(cx.now, id);
+                    self.notify(Notice::Ended(link_id, end));
+                } else {
+                    self.end(cx, id, reason, Notice::Ended(link_id, end));
+                }
                 true
             }
         }
@@ -239,6 +258,30 @@ impl Links {
             link.close(cx.registry);
         }
     }
+
+    /// Ends a stream whose far end is gone: its 9P client is told so before its socket closes.
+    fn fail(&mut self, now: Duration, id: StreamId) {
+        let Some(stream) = self.streams.remove(&id) else { return };
+        self.ids.remove(&stream.id);
+        if let Some((mut link, at)) = stream.link {
+            self.ready[at] = None;
+            link.fail();
+            self.failed.push((link, now + FAREWELL));
+        }
+    }
+
+    /// Tells the clients of streams that have lost their far end; closes those that know.
+    fn pass_failed(&mut self, registry: &Registry, now: Duration, buffers: &mut Buffers) {
+        self.look = now + STEP;
+        let links = std::mem::take(&mut self.failed);
+        for (mut link, until) in links {
+            if now < until && link.pass_failed(buffers) {
+                self.failed.push((link, until));
+            } else {
+                link.close(registry);
+            }
+        }
+    }
 }
 
 impl Plane {
@@ -247,10 +290,20 @@ impl Plane {
         self.links.mailbox.sender()
     }
 
-    /// Moves bytes until the channel ends, and says why it did. All 9P sockets are closed then, which
-    /// fails whatever waits at them.
+    /// Moves bytes until the channel ends, and says why it did. Whatever waits at a 9P socket has failed
+    /// with EIO then, and all of them are closed.
     pub fn run(mut self) -> ChannelEnd {
-        pump::run(self.poll, self.channel, &mut self.links)
+        let end = pump::run(&mut self.poll, self.channel, &mut self.links);
+        let streams: Vec<StreamId> = self.links.streams.keys().copied().collect();
+        let mut now = Duration::ZERO;
+        streams.into_iter().for_each(|stream| self.links.fail(now, stream));
+        let mut buffers = Buffers::new();
+        while !self.links.failed.is_empty() {
+            self.links.pass_failed(self.poll.registry(), now, &mut buffers);
+            std::thread::sleep(STEP);
+            now += STEP;
+        }
+        end
     }
 }
 
@@ -282,8 +335,9 @@ impl Role for Links {
             }
             Event::Closed { stream, reason, .. } => {
                 if let Some(id) = self.streams.get(&stream).map(|stream| stream.id) {
-                    let notice = Notice::Closed(id, reason);
-                    self.end(cx, stream, Reason::done(), notice);
+                    cx.mux.close(stream, Reason::done());
+                    self.fail(cx.now, stream);
+                    self.notify(Notice::Closed(id, reason));
                 }
             }
             // The client end is not asked for streams; an end that is going closes the channel.
@@ -311,12 +365,15 @@ impl Role for Links {
                 moved |= self.with(cx, stream, Link::pass);
             }
         }
+        self.pass_failed(cx.registry, cx.now, cx.buffers);
         moved | self.mailbox.listen()
     }
 
     fn poll_timeout(&self) -> Option<Duration> {
         let links = self.streams.values().filter_map(|stream| stream.link.as_ref());
-        links.filter_map(|(link, _)| link.poll_timeout()).min()
+        let due = links.filter_map(|(link, _)| link.poll_timeout()).min();
+        let look = (!self.failed.is_empty()).then_some(self.look);
+        due.into_iter().chain(look).min()
     }
 
     fn is_done(&self) -> bool {

@@ -57,7 +57,7 @@ pub trait Role {
 }
 
 /// Runs a channel until it ends, and says why it did.
-pub fn run(mut poll: Poll, mut channel: Channel, role: &mut impl Role) -> ChannelEnd {
+pub fn run(poll: &mut Poll, mut channel: Channel, role: &mut impl Role) -> ChannelEnd {
     let start = Instant::now();
     let mut buffers = Buffers::new();
     let mut events = Events::with_capacity(EVENTS);
@@ -66,7 +66,7 @@ pub fn run(mut poll: Poll, mut channel: Channel, role: &mut impl Role) -> Channe
         let now = start.elapsed();
         let mut moved = true;
         for _ in 0..PASSES {
-            moved = match pass(&mut channel, role, &poll, now, &mut buffers) {
+            moved = match pass(&mut channel, role, poll, now, &mut buffers) {
                 Ok(moved) => moved,
                 Err(end) => {
                     // A last word tells the other end why.

@@ -43,6 +43,8 @@ pub const FLUSH_TIME: Duration = Duration::from_millis(800);
 const EBADF: u32 = 9;
 /// errno: no tags are left.
 const EAGAIN: u32 = 11;
+/// errno: the far end is gone.
+const EIO: u32 = 5;
 
 /// Why a conversation cannot go on; it ends its stream and nothing else.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -109,6 +111,7 @@ pub struct Session {
     msize: Option<Msize>,
     /// The msize of a `Tversion` that waits for its reply.
     asked: Option<u32>,
+    failed: bool,
     tags: Tags,
     fids: Fids,
     /// `Tflush`es waiting for the far end, oldest first.
@@ -137,6 +140,7 @@ impl Session {
             limit,
             msize: None,
             asked: None,
+            failed: false,
             tags: Tags::default(),
             fids: Fids::default(),
             flushes: VecDeque::new(),
@@ -170,6 +174,10 @@ impl Session {
     ) -> Result<Request, SessionError> {
         let (tag, message) = Tmessage::decode_head(head, body).map_err(SessionError::BadRequest)?;
         match message {
+            Tmessage::Tflush { .. } if self.failed => {
+                return Ok(Request::Answer(Rmessage::Rflush.encode(tag)));
+            }
+            _ if self.failed => return Ok(Request::Answer(Rmessage::error(tag, EIO))),
             Tmessage::Tversion { msize, version } => {
                 return self.version(msize, version);
             }
@@ -259,6 +267,24 @@ impl Session {
         };
         self.replies.extend(done.into_iter().map(|near| Rmessage::Rflush.encode(near)));
         Ok(passed)
+    }
+
+    /// The far end is gone: every request that waits is answered with EIO, and so is every one that
+    /// comes from now on. Without this the kernel would give those that wait ECONNRESET when its socket
+    /// closes, which no program expects of a file.
+    pub fn fail(&mut self) {
+        self.failed = true;
+        self.flushes.clear();
+        self.requests.clear();
+        let waiting = self.tags.waiting().map(|(near, kind)| match kind {
+            Kind::Tflush => Rmessage::Rflush.encode(near),
+            _ => Rmessage::error(near, EIO),
+        });
+        self.replies.extend(waiting);
+        if self.asked.take().is_some() {
+            self.replies.push_back(Rmessage::error(Tag::NONE, EIO));
+        }
+        self.tags.abandon_all();
     }
 
     /// A request of this end's own, to be sent to the channel.

@@ -136,6 +136,13 @@ impl Tags {
         None
     }
 
+    /// The requests that the kernel waits for.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = (Tag, Kind)> + '_ {
+        self.near.iter().filter_map(|(near, far)| {
+            Some((*near, self.slots.get(usize::from(far.0))?.pending.as_ref()?.kind))
+        })
+    }
+
     /// The far end has nothing to answer any more.
     pub(super) fn clear(&mut self) {
         *self = Tags::default();

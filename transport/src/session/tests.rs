@@ -307,6 +307,20 @@ fn an_older_9p_is_refused_and_no_is_passed_on() {
 }
 
 #[test]
+fn a_far_end_that_is_gone_is_an_io_error_to_everybody() {
+    let mut talk = Talk::new();
+    talk.passes(1, Tmessage::Tread { fid: Fid(0), offset: 0, count: 1 });
+    talk.passes(2, Tmessage::Tflush { oldtag: Tag(1) });
+    talk.0.fail();
+    let replies: Vec<_> = core::iter::from_fn(|| talk.0.poll_reply()).collect();
+    assert_eq!(replies, [Rmessage::error(Tag(1), EIO), Rmessage::Rflush.encode(Tag(2))]);
+    assert_eq!(talk.0.in_flight(), 0);
+    assert_eq!(talk.asks(1, clunk(0)), Request::Answer(Rmessage::error(Tag(1), EIO)));
+    let version = Tmessage::Tversion { msize: 8192, version: VERSION };
+    assert_eq!(talk.asks(0xffff, version), Request::Answer(Rmessage::error(Tag::NONE, EIO)));
+}
+
+#[test]
 fn payloads_are_never_needed() {
     let mut talk = Talk::new();
     let write = Tmessage::Twrite { fid: Fid(0), offset: 0, count: 5 }
