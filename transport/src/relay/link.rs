@@ -20,6 +20,7 @@ use super::class::class;
 use super::outbox::Outbox;
 use super::pump::Context;
 use super::ready::Ready;
+use super::sys;
 use crate::id::{Msize, StreamId};
 use crate::mux::{Pieces, SendError};
 use crate::ninep::{DecodeError, Framer, Item, Kind, Packet};
@@ -65,6 +66,17 @@ impl LinkEnd {
             LinkEnd::Unmounted | LinkEnd::Cut | LinkEnd::Io(_) => false,
         }
     }
+}
+
+/// What the 9P client of a link that has failed knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Told {
+    /// It has not read all that it was told, or asked more.
+    NotAll,
+    /// It has read everything and asked nothing more.
+    All,
+    /// It has gone, or cannot be told anything.
+    Gone,
 }
 
 /// A link under way.
@@ -333,38 +345,46 @@ impl Link {
         self.dropping = true;
     }
 
-    /// As [`pass`](Self::pass), after [`fail`](Self::fail); false once the 9P client has gone or can be
-    /// told nothing.
-    pub fn pass_failed(&mut self, buffers: &mut Buffers) -> bool {
+    /// As [`pass`](Self::pass), after [`fail`](Self::fail): says what the 9P client knows.
+    pub fn pass_failed(&mut self, buffers: &mut Buffers) -> Told {
         // Looked at in any case: this is rare, and short.
         self.ready.add(Ready::UNKNOWN);
-        while let Some(reply) = self.session.poll_reply() {
-            self.answer(reply);
+        let asked = match self.refuse(buffers) {
+            Ok(asked) => asked,
+            Err(_) => return Told::Gone,
+        };
+        if self.outbox.write(&self.fd).is_err() {
+            return Told::Gone;
         }
+        let unread = !self.outbox.is_empty() || sys::unread_by_peer(&self.fd).unwrap_or(0) > 0;
+        if asked || unread { Told::NotAll } else { Told::All }
+    }
+
+    /// Answers what comes; says whether anything did.
+    fn refuse(&mut self, buffers: &mut Buffers) -> Result<bool, LinkEnd> {
+        let mut asked = false;
         while self.ready.readable && self.outbox.len() < BACKLOG {
             match buffers.read(&self.fd) {
                 Ok(Some(read)) => self.requests.push(read.bytes),
-                Ok(None) => return false,
+                Ok(None) => return Err(LinkEnd::Unmounted),
                 Err(Errno::INTR) => continue,
-                Err(Errno::AGAIN) => break,
-                Err(_) => return false,
+                Err(Errno::AGAIN) => self.ready.readable = false,
+                Err(errno) => return Err(LinkEnd::Io(errno)),
             }
-            loop {
-                match self.requests.poll() {
-                    Ok(None) => break,
-                    Ok(Some(Item::Body(_))) => {}
-                    Ok(Some(Item::Head { head, body })) => {
-                        match self.session.handle_request(Duration::ZERO, &head, body) {
-                            Ok(Request::Answer(reply)) => self.answer(reply),
-                            Ok(_) => {}
-                            Err(_) => return false,
-                        }
-                    }
-                    Err(_) => return false,
+            while let Some(item) = self.requests.poll().map_err(SessionError::BadRequest)? {
+                asked = true;
+                let Item::Head { head, body } = item else { continue };
+                let request = self.session.handle_request(Duration::ZERO, &head, body)?;
+                if let Request::Answer(reply) = request {
+                    self.answer(reply);
                 }
             }
         }
-        self.outbox.write(&self.fd).is_ok()
+        while let Some(reply) = self.session.poll_reply() {
+            asked = true;
+            self.answer(reply);
+        }
+        Ok(asked)
     }
 
     /// Ends it: the 9P client finds its socket closed, which fails everything that waits.

@@ -12,7 +12,7 @@ use mio::{Poll, Registry, Token as Readiness, Waker};
 
 use super::buffer::Buffers;
 use super::channel::{Channel, ChannelEnd, Greeting};
-use super::link::{Link, LinkEnd};
+use super::link::{Link, LinkEnd, Told};
 use super::mailbox::{Mailbox, Sender};
 use super::pump::{self, BELL, Context, FIRST, Role};
 use super::ready::Ready;
@@ -21,9 +21,11 @@ use crate::mux::preface::{Capabilities, ClientHello, Role as CallRole, ServerHel
 use crate::mux::{Authorisation, Code, Config, Connection, Event, Open, Reason, Side};
 use crate::stats::StreamStats;
 
-/// How long the client of a stream that has lost its far end is told so before its socket closes: the
-/// kernel takes a while to read the replies, and a closed socket would overtake them.
-const FAREWELL: Duration = Duration::from_millis(250);
+/// How long the client of a stream that has lost its far end is told so before its socket closes, at
+/// the most: a closed socket would overtake replies that the kernel has not read.
+const FAREWELL: Duration = Duration::from_millis(800);
+/// How long such a client asks nothing more before its socket closes.
+const QUIET: Duration = Duration::from_millis(60);
 /// How often is looked what such a client asks meanwhile.
 const STEP: Duration = Duration::from_millis(10);
 
@@ -99,8 +101,8 @@ pub struct Links {
     ids: HashMap<LinkId, StreamId>,
     /// Whose socket has which readiness token, counted from [`FIRST`].
     ready: Vec<Option<StreamId>>,
-    /// Links that have lost their far end, and until when they tell so.
-    failed: Vec<(Link, Duration)>,
+    /// Links that have lost their far end.
+    failed: Vec<Failed>,
     /// When those are looked at again.
     look: Duration,
     finishing: bool,
@@ -114,6 +116,15 @@ struct Stream {
     /// The 9P socket, until the stream is open.
     fd: Option<OwnedFd>,
     link: Option<(Link, usize)>,
+}
+
+/// A link that has lost its far end and tells its client so.
+struct Failed {
+    link: Link,
+    /// When its socket closes at the latest.
+    until: Duration,
+    /// When it closes if nothing more is asked.
+    quiet: Duration,
 }
 
 impl Links {
@@ -266,7 +277,7 @@ impl Links {
         if let Some((mut link, at)) = stream.link {
             self.ready[at] = None;
             link.fail();
-            self.failed.push((link, now + FAREWELL));
+            self.failed.push(Failed { link, until: now + FAREWELL, quiet: now + QUIET });
         }
     }
 
@@ -274,11 +285,16 @@ impl Links {
     fn pass_failed(&mut self, registry: &Registry, now: Duration, buffers: &mut Buffers) {
         self.look = now + STEP;
         let links = std::mem::take(&mut self.failed);
-        for (mut link, until) in links {
-            if now < until && link.pass_failed(buffers) {
-                self.failed.push((link, until));
+        for mut failed in links {
+            match failed.link.pass_failed(buffers) {
+                Told::NotAll => failed.quiet = now + QUIET,
+                Told::All => {}
+                Told::Gone => failed.until = now,
+            }
+            if now < failed.until && now < failed.quiet {
+                self.failed.push(failed);
             } else {
-                link.close(registry);
+                failed.link.close(registry);
             }
         }
     }
