@@ -14,7 +14,7 @@ use transport::id::{Fid, Msize, StreamId, Tag};
 use transport::mux::preface::{
     Answer, Capabilities, ClientHello, Nonce, PrefaceReader, ServerHello, Taken,
 };
-use transport::mux::{Config, Connection, Event, Opened, Reason, Side};
+use transport::mux::{Code, Config, Connection, Event, Opened, Reason, Side};
 use transport::ninep::framer::Assembler;
 use transport::ninep::message::{Qid, QidKind, VERSION};
 use transport::ninep::{Framer, Kind, Packet, Rmessage, Tmessage};
@@ -295,6 +295,24 @@ fn a_channel_that_ends_fails_whoever_waits() {
     assert!(failed > 0);
     let end = client.end.recv_timeout(PATIENCE).unwrap();
     assert!(matches!(end, ChannelEnd::Closed | ChannelEnd::Cut(_)), "{end:?}");
+    assert_eq!(socket.read(&mut [0; 10]).unwrap_or(0), 0);
+}
+
+#[test]
+fn a_far_end_that_gives_up_and_closes_nothing_fails_whoever_waits() {
+    let (near_in, far_out) = UnixStream::pair().unwrap();
+    let (far_in, near_out) = UnixStream::pair().unwrap();
+    let mut far = far_out.try_clone().unwrap();
+    serve(far_in.into(), far_out.into(), Vec::new());
+    let mut client = Client::start(near_in.into(), near_out.into());
+    let (_, mut socket) = client.open();
+    let mut server = Connection::new(Side::Server, Config::default());
+    server.go_away(Reason::new(Code::INTERNAL, "no more"));
+    let mut frames = Vec::new();
+    server.poll_transmit(Duration::ZERO, 1000, &mut frames);
+    far.write_all(&frames.concat()).unwrap();
+    let end = client.end.recv_timeout(PATIENCE).unwrap();
+    assert!(matches!(end, ChannelEnd::Left(_)), "{end:?}");
     assert_eq!(socket.read(&mut [0; 10]).unwrap_or(0), 0);
 }
 

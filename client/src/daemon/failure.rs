@@ -30,7 +30,9 @@ pub fn refused(server: &str, folder: &str, reason: &Reason) -> Failure {
 pub fn ended(server: &str, program: &str, folder: &str, ended: &Ended) -> Failure {
     let exit = ended.exit.unwrap_or(0);
     match (&*ended.why, exit) {
-        (ChannelEnd::Refused(reason), _) => refused(server, folder, reason),
+        (ChannelEnd::Refused(reason) | ChannelEnd::Left(reason), _) => {
+            refused(server, folder, reason)
+        }
         (ChannelEnd::Preface(PrefaceError::Version(theirs)), _) => {
             version(server, &format!("it speaks version {theirs} of the channel protocol"))
         }

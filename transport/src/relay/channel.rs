@@ -38,6 +38,9 @@ pub enum ChannelEnd {
     /// The far end did not take the call.
     #[error("the far end refused: {0}")]
     Refused(Reason),
+    /// The far end gave the channel up; it chose the words, which are not shown here.
+    #[error("the far end gave the channel up: {}", .0.code)]
+    Left(Reason),
     /// The far end broke the channel's rules.
     #[error("{0}")]
     Broken(#[source] ChannelError),

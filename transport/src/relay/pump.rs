@@ -11,7 +11,7 @@ use mio::{Events, Poll, Registry, Token};
 use super::buffer::Buffers;
 use super::channel::{Channel, ChannelEnd, Greeting};
 use super::ready::Ready;
-use crate::mux::{Connection, Event};
+use crate::mux::{Code, Connection, Event};
 
 /// The token of the mailbox's bell.
 pub const BELL: Token = Token(2);
@@ -120,8 +120,16 @@ fn pass(
     let read = channel.read(now, buffers);
     channel.take_greetings().into_iter().for_each(|greeting| role.handle_greeting(greeting));
     let mut cx = Context { mux: &mut channel.mux, registry: poll.registry(), now, buffers };
+    let mut left = None;
     while let Some(event) = cx.mux.poll_event() {
-        role.handle_event(&mut cx, event);
+        match event {
+            // Its last frame: whether it closes or not, nothing more is read or answered.
+            Event::GoAway { reason } if reason.code != Code::DONE => left = Some(reason),
+            event => role.handle_event(&mut cx, event),
+        }
+    }
+    if let Some(reason) = left {
+        return Err(ChannelEnd::Left(reason));
     }
     let moved = role.pass(&mut cx);
     let written = channel.write(now);
