@@ -332,3 +332,24 @@ fn a_client_that_speaks_no_9p_loses_its_own_stream_only() {
     let late = client.ask(Right::Sibling(bad), None);
     assert!(matches!(client.notice(), Notice::Refused(id, _) if id == late));
 }
+
+#[test]
+fn small_replies_that_wait_behind_a_large_one_do_not_hold_it_up() {
+    let (a, b) = UnixStream::pair().unwrap();
+    let (c, d) = UnixStream::pair().unwrap();
+    serve(d.into(), b.into(), Vec::new());
+    let mut client = Client::start(a.into(), c.into());
+    let (_, mut socket) = client.open();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    const SMALL: u16 = 1000;
+    for round in 0..20 {
+        let mut requests = read(SMALL, round, 1_048_552).to_vec();
+        (0..SMALL).for_each(|tag| requests.extend(read(tag, round, 8000).to_vec()));
+        socket.write_all(&requests).unwrap();
+        for _ in 0..=SMALL {
+            let reply = receive(&mut socket);
+            let count = reply.head.len() as u32 - 11;
+            assert!(reply.head[11..] == pattern(round, count), "read of {count}");
+        }
+    }
+}
