@@ -141,7 +141,7 @@ refused() {
     echo "exit code $status"
     grep -Eiq -- "$pattern" /run/err || fail "stderr does not say '$pattern': $*"
     ! grep -q " $mounts/" /proc/mounts || fail "something is mounted: $*"
-    within 2 no_process_left
+    within 5 no_process_left
 }
 
 # same A B: two trees are the same in names, types, modes, sizes and bytes.
@@ -186,7 +186,7 @@ clean_up() {
 end_well() {
     local path
     for path in $(mounted); do umount "$path"; done
-    within 1 no_process_left
+    within 5 no_process_left
 }
 
 run_case() (

@@ -165,7 +165,7 @@ case_never_answers_and_is_interrupted() {
         cat /run/err
         # By its own hand, or by the signal itself.
         [[ $status =~ ^(130|143)$ ]] || fail "exit code $status"
-        within 2 no_process_left
+        within 5 no_process_left
         ! mountpoint -q $mounts/a
     done
 }
