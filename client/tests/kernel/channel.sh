@@ -151,8 +151,9 @@ case_a_killed_server_is_an_io_error_at_once() {
     reader $mounts/b/file /run/result.3
     (cp $mounts/a/file $mounts/b/copy 2>/run/cp.err; echo $? >/run/cp.status) &
     sleep 2
+    victims=$(server)
     since=$(now_ms)
-    kill -KILL $(server)
+    kill -KILL $victims
     broken /run/result.1 /run/result.2 /run/result.3
     within 10 test -s /run/cp.status
     cat /run/cp.err
@@ -175,7 +176,6 @@ case_a_killed_daemon_is_an_error_at_once() {
     mount_folder a
     reader $mounts/a/file /run/result.1
     sleep 1
-    since=$(now_ms)
     kill -KILL $(pids 'qvm-mount*')
     # Nobody is left to answer with EIO: the kernel says what it likes to those that wait.
     within 5 test -s /run/result.1
@@ -195,8 +195,9 @@ case_a_killed_qrexec_is_an_io_error_at_once() {
     mount_folder a
     reader $mounts/a/file /run/result.1
     sleep 1
+    read -r _ victim _ < <(grep '^start' $log)
     since=$(now_ms)
-    kill -KILL "$(grep -m 1 '^start' $log | cut -d ' ' -f 2)"
+    kill -KILL "$victim"
     broken /run/result.1
     umount_folder a
     within 5 no_process_left

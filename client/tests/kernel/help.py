@@ -339,6 +339,17 @@ def defaults(*command):
     os.execv(command[0], command)
 
 
+def cut(count, server):
+    """Passes COUNT of SERVER's bytes on, closes stdout, and stays until SERVER ends."""
+    with subprocess.Popen([server], stdout=subprocess.PIPE) as process:
+        left = int(count)
+        while left and (block := os.read(process.stdout.fileno(), left)):
+            os.write(1, block)
+            left -= len(block)
+        os.close(1)
+    os._exit(0)
+
+
 def version():
     """Passes a server's bytes on, with another version in its preface (PROTOCOL.md: magic, size, version)."""
     preface = b""
