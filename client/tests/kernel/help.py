@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import time
+import traceback
 
 
 def diod(folder, mountpoint, options):
@@ -142,6 +143,8 @@ def child(work):
         status = 1
         try:
             status = 0 if work() else 3
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
