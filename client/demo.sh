@@ -33,7 +33,7 @@ inside() {
         from=$work/served
         say "Making a folder to share: 1,500 files of all sizes and four large ones"
         help tree "$from" 1500
-        for number in 1 2 3 4; do head -c 60000000 /dev/urandom >"$from/large-$number"; done
+        for number in 1 2 3 4; do head -c 70000000 /dev/urandom >"$from/large-$number"; done
     fi
     files=$(find "$from" | wc -l)
     size=$(du -sm --apparent-size "$from" | cut -f 1)
@@ -152,7 +152,7 @@ setpriv --pdeathsig KILL -- linux.uml mem=3072M rootfstype=hostfs rootflags=/ ro
     con0=fd:0,fd:1 con=null ssl=null quiet </dev/null 2>/dev/null \
     > >(tr -d '\r' | tee "$console" | sed -un '/^@@ begin/,/^@@ status/{/^@@/!p}') &
 machine=$!
-trap 'kill -KILL "$machine" 2>/dev/null; rm -f "$init" "$console"' EXIT
+trap 'kill -KILL "$machine" 2>/dev/null || true; rm -f "$init" "$console"' EXIT
 trap 'exit 130' INT TERM HUP
 wait "$machine" || true
 sleep 0.2 # the last lines pass the filters
