@@ -96,12 +96,14 @@ struct State {
     node: Arc<Node>,
     role: Role,
     retired: bool,
+    /// Its part of the fids of all sessions, once it is in a table.
+    slot: Option<Slot>,
 }
 
 impl Fid {
     /// A fid in its first role.
     pub fn new(node: Arc<Node>, role: Role) -> Arc<Fid> {
-        Arc::new(Fid(Mutex::new(State { node, role, retired: false })))
+        Arc::new(Fid(Mutex::new(State { node, role, retired: false, slot: None })))
     }
 
     /// The node that it names.
@@ -157,8 +159,12 @@ impl Fid {
 }
 
 /// The fids of one session.
-#[derive(Debug, Default)]
-pub struct Fids(Mutex<Table>);
+#[derive(Debug)]
+pub struct Fids {
+    table: Mutex<Table>,
+    /// Those of all sessions.
+    all: Arc<Budget>,
+}
 
 #[derive(Debug, Default)]
 struct Table {
@@ -167,40 +173,50 @@ struct Table {
 }
 
 impl Fids {
+    /// No fids. They are counted by `all` as well.
+    pub fn new(all: Arc<Budget>) -> Fids {
+        Fids { table: Mutex::default(), all }
+    }
+
     /// The fid of that number.
     pub fn find(&self, fid: id::Fid) -> Option<Arc<Fid>> {
-        lock(&self.0).fids.get(&fid.0).cloned()
+        lock(&self.table).fids.get(&fid.0).cloned()
     }
 
     /// Takes a fid out of the table.
     pub fn take(&self, fid: id::Fid) -> Option<Arc<Fid>> {
-        lock(&self.0).fids.remove(&fid.0)
+        lock(&self.table).fids.remove(&fid.0)
     }
 
     /// Whether a fid of that number can be made now.
     pub fn is_free(&self, fid: id::Fid) -> Result<()> {
-        lock(&self.0).room(fid).map(drop)
+        lock(&self.table).room(fid).map(drop)
     }
 
     /// Puts a new fid in. `EBADF` where the number is in use or is none, `ENFILE` over the limit.
     pub fn put(&self, number: id::Fid, fid: Arc<Fid>) -> Result<()> {
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         table.room(number)?;
+        lock(&fid.0).slot = Some(self.all.take(1).ok_or(Errno::NFILE)?);
         table.fids.insert(number.0, fid);
         Ok(())
     }
 
     /// Puts `fid` in the place of `old`, if that is still there.
     pub fn replace(&self, number: id::Fid, old: &Arc<Fid>, fid: Arc<Fid>) -> Result<Arc<Fid>> {
-        match lock(&self.0).fids.entry(number.0) {
-            Entry::Occupied(mut at) if Arc::ptr_eq(at.get(), old) => Ok(at.insert(fid)),
+        match lock(&self.table).fids.entry(number.0) {
+            Entry::Occupied(mut at) if Arc::ptr_eq(at.get(), old) => {
+                let slot = lock(&old.0).slot.take();
+                lock(&fid.0).slot = slot;
+                Ok(at.insert(fid))
+            }
             _ => Err(Errno::BADF),
         }
     }
 
     /// Takes all out; with `close` no other goes in any more.
     pub fn drain(&self, close: bool) -> Vec<Arc<Fid>> {
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         table.closed |= close;
         std::mem::take(&mut table.fids).into_values().collect()
     }

@@ -6,7 +6,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Fids of one session. Linux's caches keep one per cached name, and 100,000 names are an ordinary
-/// source tree; a fid costs some 300 bytes, so a hostile client can take about 60 MiB.
+/// source tree. What all sessions may have together, and the nodes behind them, is in [`Limits`].
 pub const FIDS: usize = 200_000;
 
 /// Requests of one session that have no answer yet. Linux sends one per waiting task. More are
@@ -54,6 +54,12 @@ pub struct Limits {
     pub handles: usize,
     /// Files open for I/O, over all sessions. Beyond it `EMFILE`.
     pub open_files: usize,
+    /// Fids, over all sessions: those of two that use up theirs, and some more. Beyond it `ENFILE`.
+    pub fids: usize,
+    /// Nodes, over all sessions: what fids name, and the folders above that, of which a client that
+    /// makes and removes folders by two mounts can have any number for each fid. With its fid a node
+    /// costs some 400 bytes, so a hostile client can take about 200 MiB. Beyond it `ENFILE`.
+    pub nodes: usize,
     /// Owners of locks that hold an open file description, over all sessions. Beyond it `ENOLCK`.
     pub lock_owners: usize,
 }
@@ -67,6 +73,8 @@ impl Limits {
             share: 16,
             handles: (n / 8).min(4096),
             open_files: n / 2,
+            fids: 500_000,
+            nodes: 500_000,
             lock_owners: n / 8,
         }
     }

@@ -16,7 +16,7 @@ use rustix::fs::{
 use rustix::io::retry_on_intr;
 
 use super::errno::{Errno, Result};
-use super::fid::OpenFile;
+use super::fid::{OpenFile, Slot};
 use super::{limits, qid};
 
 /// Locks; what a panic elsewhere left behind is still consistent, as nothing here is half done
@@ -145,15 +145,18 @@ pub struct Node {
     handle: Mutex<Option<Arc<OwnedFd>>>,
     used: AtomicBool,
     opens: Mutex<Vec<Weak<OpenFile>>>,
+    _slot: Option<Slot>,
 }
 
 impl Node {
-    /// A node that nothing knows of yet.
+    /// A node that nothing knows of yet. `slot` is its part of the nodes of all sessions; roots have
+    /// none.
     pub(super) fn new(
         serial: u64,
         st: &Statx,
         place: Option<Place>,
         handle: Option<Arc<OwnedFd>>,
+        slot: Option<Slot>,
     ) -> Node {
         Node {
             serial,
@@ -164,6 +167,7 @@ impl Node {
             handle: Mutex::new(handle),
             used: AtomicBool::new(false),
             opens: Mutex::default(),
+            _slot: slot,
         }
     }
 

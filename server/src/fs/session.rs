@@ -91,12 +91,13 @@ impl Session {
         replies: Arc<dyn Replies>,
         max_msize: Msize,
     ) -> Arc<Session> {
-        let tree = Tree::new(&export, workers.handles.clone());
+        let tree = Tree::new(&export, workers.handles.clone(), workers.nodes.clone());
+        let fids = Fids::new(workers.fids.clone());
         let locks = Locks::new(workers.lock_owners.clone());
         Arc::new(Session {
             export,
             workers,
-            fids: Fids::default(),
+            fids,
             tree,
             locks,
             xattr_held: Budget::new(limits::XATTR_HELD),

@@ -18,6 +18,7 @@ use rustix::fs::{Mode, OFlags, Statx};
 
 use super::errno::{Errno, Result};
 use super::export::Export;
+use super::fid::Budget;
 use super::handles::Handles;
 use super::limits;
 use super::node::{Id, Name, Node, Place, lock, open_beneath, open_cached, stat, stat_entry};
@@ -30,6 +31,8 @@ static SERIAL: AtomicU64 = AtomicU64::new(1);
 pub struct Tree {
     root: Arc<Node>,
     handles: Arc<Handles>,
+    /// What there may be of nodes, over all sessions.
+    nodes: Arc<Budget>,
     index: Mutex<Index>,
     /// Counts finished renames; changed only under the index's lock.
     moves: AtomicU64,
@@ -63,15 +66,16 @@ fn key(id: &Id) -> Key {
 
 impl Tree {
     /// A tree that only knows its root.
-    pub fn new(export: &Export, handles: Arc<Handles>) -> Tree {
+    pub fn new(export: &Export, handles: Arc<Handles>, nodes: Arc<Budget>) -> Tree {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let root = Node::new(serial, export.root_stat(), None, Some(export.root().clone()));
+        let root = Node::new(serial, export.root_stat(), None, Some(export.root().clone()), None);
         let root = Arc::new(root);
         let mut index = Index::default();
         index.folders.insert(key(&root.id), Arc::downgrade(&root));
         Tree {
             root,
             handles,
+            nodes,
             index: Mutex::new(index),
             moves: AtomicU64::new(0),
             renames: Mutex::new(()),
@@ -168,7 +172,7 @@ impl Tree {
             if self.moves.load(Ordering::Acquire) != moves {
                 return Ok(None);
             }
-            index.enter(parent, name, st)
+            index.enter(parent, name, st, &self.nodes)?
         };
         if node.offer(&fd) {
             self.handles.keep(&node);
@@ -234,11 +238,18 @@ impl Index {
         self.places.entry(parent).or_default().insert(name, Arc::downgrade(node));
     }
 
-    fn enter(&mut self, parent: &Arc<Node>, name: Name<'_>, st: &Statx) -> Arc<Node> {
+    /// The node for what was found at a place. `ENFILE` where there may be no other.
+    fn enter(
+        &mut self,
+        parent: &Arc<Node>,
+        name: Name<'_>,
+        st: &Statx,
+        nodes: &Arc<Budget>,
+    ) -> Result<Arc<Node>> {
         let id = Id::of(st);
         if let Some(node) = self.at(parent.serial, name.bytes()) {
             if node.id.same(&id) && node.id.mount == id.mount {
-                return node;
+                return Ok(node);
             }
         }
         let place = || Place { parent: parent.clone(), name: name.bytes().into() };
@@ -248,19 +259,21 @@ impl Index {
             // then what is known of the folders above is stale, and it is left out of the index.
             if node.place().is_some() && !is_above(&node, parent) {
                 self.settle(&node, place());
-                return node;
+                return Ok(node);
             }
-            return Arc::new(Node::new(serial(), st, Some(place()), None));
+            let slot = nodes.take(1).ok_or(Errno::NFILE)?;
+            return Ok(Arc::new(Node::new(serial(), st, Some(place()), None, Some(slot))));
         }
+        let slot = nodes.take(1).ok_or(Errno::NFILE)?;
         let place = place();
         let label = place.name.clone();
-        let node = Arc::new(Node::new(serial(), st, Some(place), None));
+        let node = Arc::new(Node::new(serial(), st, Some(place), None, Some(slot)));
         self.sweep();
         if node.is_dir() {
             self.folders.insert(key(&id), Arc::downgrade(&node));
         }
         self.put(parent.serial, label, &node);
-        node
+        Ok(node)
     }
 
     /// Puts a known node at `place`.

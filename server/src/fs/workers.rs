@@ -34,6 +34,8 @@ pub struct Workers {
     pub(super) handles: Arc<Handles>,
     pub(super) open_files: Arc<Budget>,
     pub(super) lock_owners: Arc<Budget>,
+    pub(super) fids: Arc<Budget>,
+    pub(super) nodes: Arc<Budget>,
     pub(super) buffers: Buffers,
     pub(super) waiting: Arc<Waiting>,
 }
@@ -60,6 +62,8 @@ impl Workers {
             handles: Arc::new(Handles::new(limits.handles)),
             open_files: Budget::new(limits.open_files),
             lock_owners: Budget::new(limits.lock_owners),
+            fids: Budget::new(limits.fids),
+            nodes: Budget::new(limits.nodes),
             buffers: Buffers::default(),
             waiting: Arc::default(),
         })
