@@ -7,8 +7,9 @@ mod fs_client;
 use std::fs;
 
 use fs_client::{Client, ROOT};
-use server::fs::{Export, Limits, Workers};
+use server::fs::{Export, Limits, Workers, limits};
 use transport::id::Fid;
+use transport::ninep::Tmessage;
 
 #[test]
 fn folders_that_were_removed_behind_a_session_are_bounded_too() {
@@ -41,4 +42,26 @@ fn folders_that_were_removed_behind_a_session_are_bounded_too() {
     client.clunk(fids[1]).unwrap();
     assert!(other.walk_raw(ROOT, Fid(9), &[]).is_ok());
     assert!(other.walk_raw(Fid(9), Fid(9), &[b"d"]).is_ok(), "one in place needs no other");
+}
+
+#[test]
+fn what_one_session_holds_of_attributes_is_not_there_for_another() {
+    // Not every temporary folder has extended attributes.
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    fs::write(dir.path().join("f"), "").unwrap();
+    let export = Export::open(&dir.path().canonicalize().unwrap(), false).unwrap();
+    let workers = Workers::new(Limits::default());
+    let clients = [(); 2].map(|()| Client::with(export.clone(), workers.clone()));
+    // Values that are yet to come.
+    let size = limits::XATTR as u64;
+    let mut sinks = 0;
+    let refused = loop {
+        let client = &clients[sinks % 2];
+        let fid = client.walk("f").unwrap();
+        match client.ok(Tmessage::Txattrcreate { fid, name: b"user.x", size, flags: 0 }) {
+            Ok(()) => sinks += 1,
+            Err(errno) => break errno,
+        }
+    };
+    assert_eq!((refused, sinks), (libc::ENOMEM, limits::XATTR_HELD / limits::XATTR));
 }

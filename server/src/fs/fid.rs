@@ -47,6 +47,20 @@ impl Budget {
     }
 }
 
+impl Slot {
+    /// Takes over another part of the same budget.
+    pub fn absorb(&mut self, mut other: Slot) {
+        self.amount += std::mem::take(&mut other.amount);
+    }
+
+    /// Gives back what is above `amount`.
+    pub fn shrink_to(&mut self, amount: usize) {
+        let above = self.amount.saturating_sub(amount);
+        self.amount -= above;
+        self.budget.used.fetch_sub(above, Ordering::Relaxed);
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
         self.budget.used.fetch_sub(self.amount, Ordering::Relaxed);
@@ -231,5 +245,23 @@ impl Table {
         } else {
             Ok(())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_of_a_budget_grows_shrinks_and_comes_back() {
+        let budget = Budget::new(10);
+        let mut slot = budget.take(4).unwrap();
+        slot.absorb(budget.take(6).unwrap());
+        assert!(budget.take(1).is_none());
+        slot.shrink_to(7);
+        slot.shrink_to(9);
+        assert!(budget.take(4).is_none() && budget.take(3).is_some());
+        drop(slot);
+        assert!(budget.take(10).is_some());
     }
 }

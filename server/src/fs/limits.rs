@@ -20,7 +20,8 @@ pub const REQUEST_BYTES: usize = 32 << 20;
 /// `XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
 pub const XATTR: usize = 64 << 10;
 
-/// Values of extended attributes of one session that are held for their fids, in bytes.
+/// Values of extended attributes that are held for their fids, in bytes, over all sessions. Linux
+/// holds one for as long as a getxattr(2) takes.
 pub const XATTR_HELD: usize = 16 << 20;
 
 /// The longest name of a component in bytes (limits.h: `NAME_MAX`).
@@ -39,7 +40,7 @@ pub const DEPTH: u32 = 4096;
 /// The longest `client_id` of a lock: Linux sends the machine's name (uname(2): 64 bytes).
 pub const CLIENT_ID: usize = 255;
 
-/// Ranges that the lock owners of one session hold together. Each costs the kernel some 200 bytes.
+/// Ranges that the lock owners of all sessions hold together. Each costs the kernel some 200 bytes.
 /// Beyond it `ENOLCK`.
 pub const LOCKS: usize = 65_536;
 

@@ -97,7 +97,7 @@ struct Owner {
 struct State {
     description: Option<Description>,
     ranges: Ranges,
-    /// The ranges' part of what the session may hold.
+    /// The ranges' part of what all sessions may hold.
     counted: Option<Slot>,
     /// It is in the table no more: look for it again.
     gone: bool,
@@ -141,9 +141,9 @@ impl State {
 }
 
 impl Locks {
-    /// No locks. Owners are counted by `slots`.
-    pub fn new(slots: Arc<Budget>) -> Locks {
-        Locks { slots, ranges: Budget::new(limits::LOCKS), files: Mutex::default() }
+    /// No locks. Owners are counted by `slots`, what they hold by `ranges`.
+    pub fn new(slots: Arc<Budget>, ranges: Arc<Budget>) -> Locks {
+        Locks { slots, ranges, files: Mutex::default() }
     }
 
     /// Notes that a fid has the file open.
@@ -302,7 +302,7 @@ fn take(
 ) -> Result<()> {
     let unlock = wanted.kind == libc::F_UNLCK;
     // At most two more: what is cut in the middle leaves both ends.
-    let room = s.locks.ranges.take(2).ok_or(Errno::NOLCK)?;
+    let mut room = s.locks.ranges.take(2).ok_or(Errno::NOLCK)?;
     if state.description.is_none() {
         if unlock {
             return Ok(());
@@ -312,9 +312,11 @@ fn take(
     let Some(description) = &state.description else { return Ok(()) };
     sys::ofd_lock(description.as_fd(), wanted)?;
     state.ranges.set(range, !unlock);
-    drop(room);
-    state.counted = None;
-    state.counted = s.locks.ranges.take(state.ranges.len());
+    if let Some(counted) = state.counted.take() {
+        room.absorb(counted);
+    }
+    room.shrink_to(state.ranges.len());
+    state.counted = Some(room);
     Ok(())
 }
 

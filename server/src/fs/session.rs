@@ -21,9 +21,8 @@ use transport::ninep::{DecodeError, Packet, Rmessage, Tmessage};
 use super::dispatch::{self, Answer};
 use super::errno::{Errno, Result, wire};
 use super::export::Export;
-use super::fid::{Budget, Fid, Fids, Role};
+use super::fid::{Fid, Fids, Role};
 use super::inflight::{Admission, Flush, InFlight, Park, Request};
-use super::limits;
 use super::lock::{Locks, Owners};
 use super::node::lock;
 use super::tree::Tree;
@@ -60,7 +59,6 @@ pub struct Session {
     pub(super) fids: Fids,
     pub(super) tree: Tree,
     pub(super) locks: Locks,
-    pub(super) xattr_held: Arc<Budget>,
     replies: Arc<dyn Replies>,
     max_msize: Msize,
     /// The agreed msize; 0 before.
@@ -93,14 +91,13 @@ impl Session {
     ) -> Arc<Session> {
         let tree = Tree::new(&export, workers.handles.clone(), workers.nodes.clone());
         let fids = Fids::new(workers.fids.clone());
-        let locks = Locks::new(workers.lock_owners.clone());
+        let locks = Locks::new(workers.lock_owners.clone(), workers.lock_ranges.clone());
         Arc::new(Session {
             export,
             workers,
             fids,
             tree,
             locks,
-            xattr_held: Budget::new(limits::XATTR_HELD),
             replies,
             max_msize,
             msize: AtomicU32::new(0),

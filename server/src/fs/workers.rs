@@ -16,7 +16,7 @@ use super::buffer::Buffers;
 use super::fid::{Budget, Fid};
 use super::handles::Handles;
 use super::inflight::Request;
-use super::limits::Limits;
+use super::limits::{self, Limits};
 use super::lock::{Owners, Waiting};
 use super::session::Session;
 
@@ -34,6 +34,8 @@ pub struct Workers {
     pub(super) handles: Arc<Handles>,
     pub(super) open_files: Arc<Budget>,
     pub(super) lock_owners: Arc<Budget>,
+    pub(super) lock_ranges: Arc<Budget>,
+    pub(super) xattr_held: Arc<Budget>,
     pub(super) fids: Arc<Budget>,
     pub(super) nodes: Arc<Budget>,
     pub(super) buffers: Buffers,
@@ -62,6 +64,8 @@ impl Workers {
             handles: Arc::new(Handles::new(limits.handles)),
             open_files: Budget::new(limits.open_files),
             lock_owners: Budget::new(limits.lock_owners),
+            lock_ranges: Budget::new(limits::LOCKS),
+            xattr_held: Budget::new(limits::XATTR_HELD),
             fids: Budget::new(limits.fids),
             nodes: Budget::new(limits.nodes),
             buffers: Buffers::default(),

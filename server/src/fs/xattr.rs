@@ -77,7 +77,7 @@ pub fn walk(s: &Session, fid: &Fid, newfid: id::Fid, of: &[u8]) -> Result<Rmessa
         read(|to| at.call(Call::Get(&name, to)))?.into()
     };
     let size = bytes.len() as u64;
-    let slot = s.xattr_held.take(bytes.len()).ok_or(Errno::NOMEM)?;
+    let slot = s.workers.xattr_held.take(bytes.len()).ok_or(Errno::NOMEM)?;
     let held = Arc::new(Held { bytes, _slot: slot });
     s.fids.put(newfid, Fid::new(node, Role::Value(held)))?;
     Ok(Rmessage::Rxattrwalk { size })
@@ -115,7 +115,7 @@ pub fn create(
     }
     let size = usize::try_from(size).ok().filter(|&size| size <= limits::XATTR);
     let size = size.ok_or(Errno::TOOBIG)?;
-    let slot = s.xattr_held.take(size).ok_or(Errno::NOMEM)?;
+    let slot = s.workers.xattr_held.take(size).ok_or(Errno::NOMEM)?;
     let mut sink = Sink { name, flags, size, bytes: Vec::new(), done: false, _slot: slot };
     if size == 0 {
         sink.set(s, &node)?;
