@@ -138,7 +138,7 @@ fn socket_path(runtime: &Path, nonce: &Random) -> PathBuf {
 fn clear(runtime: &Path) {
     for entry in std::fs::read_dir(runtime).into_iter().flatten().flatten() {
         let path = entry.path();
-        if matches!(MessageSocket::connect(&path), Err(Errno::CONNREFUSED)) {
+        if MessageSocket::is_deserted(&path) {
             let _ = rustix::fs::unlink(&path);
         }
     }

@@ -1,10 +1,11 @@
 //! `qvm-folder-server`: the qrexec service that serves a folder of this qube to another.
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
-use server::service::{Caller, serve};
+use server::service::{Caller, ServiceError, serve};
 
 /// Serve a folder of this qube to another, as a qrexec service.
 ///
@@ -26,9 +27,19 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            server::stderr::say(format_args!("qvm-folder-server: {error:#}"));
+            server::stderr::say(format_args!("qvm-folder-server: {}", shown(&error)));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// What is said of a failure: all of it to a person at a terminal, to another qube, which is where
+/// qrexec takes stderr, no more than the channel tells it.
+fn shown(error: &anyhow::Error) -> String {
+    match error.downcast_ref::<ServiceError>() {
+        _ if std::io::stderr().is_terminal() => format!("{error:#}"),
+        Some(error) => error.reason().text,
+        None => "the service cannot be started".to_owned(),
     }
 }
 

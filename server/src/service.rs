@@ -65,12 +65,17 @@ pub enum ServiceError {
 
 impl ServiceError {
     /// What the client is told; nothing of this qube's insides.
-    fn reason(&self) -> Reason {
+    pub fn reason(&self) -> Reason {
         match self {
             ServiceError::Preface(error) => error.reason(),
             ServiceError::Folder(why) => Reason::new(Code::FOLDER, why.as_str()),
             ServiceError::Argument(error) => Reason::new(Code::FOLDER, error.to_string()),
             ServiceError::NoChannel => Reason::new(Code::GOING_AWAY, self.to_string()),
+            ServiceError::Channel(ChannelEnd::Broken(error)) => error.reason(),
+            ServiceError::Channel(ChannelEnd::Cut(_)) => {
+                Reason::new(Code::PROTOCOL, "the channel was cut off")
+            }
+            ServiceError::NotACall(_) => Reason::new(Code::INTERNAL, self.to_string()),
             _ => Reason::new(Code::RESOURCES, "the service cannot be started; see its log"),
         }
     }

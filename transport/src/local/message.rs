@@ -40,6 +40,15 @@ impl MessageSocket {
         Ok(socket)
     }
 
+    /// Whether a socket is at `path` and nobody listens there. Never waits.
+    pub fn is_deserted(path: &Path) -> bool {
+        let connect = || {
+            let socket = Self::new(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+            net::connect(&socket.0, &SocketAddrUnix::new(path)?)
+        };
+        connect() == Err(Errno::CONNREFUSED)
+    }
+
     /// Makes a socket at `path`, in a private folder, and listens. Errors are those of bind(2).
     pub fn listen(path: &Path) -> Result<MessageSocket, Errno> {
         let socket = Self::new(SocketFlags::CLOEXEC)?;
