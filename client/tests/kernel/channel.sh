@@ -70,6 +70,26 @@ case_two_qubes_have_two_channels() {
     within 5 test "$(living)" = 1
 }
 
+case_the_daemon_has_a_scope_of_its_own_where_systemd_runs() {
+    mkdir -p /run/systemd/system /run/bin
+    # What systemd-run does with --scope, but for the scope: it becomes the program.
+    cat >/run/bin/systemd-run <<'SCRIPT'
+#!/bin/sh
+echo "$*" >>/run/systemd-run.log
+while [ "${1#--}" != "$1" ]; do shift; done
+exec "$@"
+SCRIPT
+    chmod 755 /run/bin/systemd-run
+    PATH=/run/bin:$PATH mount_folder a
+    rm -r /run/systemd
+    cat /run/systemd-run.log
+    grep -q -- '^--scope .*qvm-mount-folder --daemon work' /run/systemd-run.log
+    echo text >$mounts/a/file
+    [ "$(<$served/a/file)" = text ]
+    umount_folder a
+    within 5 no_process_left
+}
+
 case_the_same_folder_twice() {
     mount_folder a
     mkdir -p $mounts/again
