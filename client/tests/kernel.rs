@@ -135,6 +135,18 @@ fn missing(reference: bool) -> Option<String> {
 }
 
 /// The folder of this build's programs.
+/// The tests of the v9fs front end, which need a kernel that has it: built beside this one.
+fn v9fs() -> PathBuf {
+    let here = env::current_exe().unwrap();
+    let entries = fs::read_dir(here.parent().unwrap()).unwrap().flatten();
+    let built = entries.filter(|entry| {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        name.starts_with("v9fs-") && !name.contains('.')
+    });
+    let newest = built.max_by_key(|entry| entry.metadata().and_then(|data| data.modified()).ok());
+    newest.expect("v9fs-* beside kernel-*: cargo test --no-run").path()
+}
+
 fn programs() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_qvm-mount-folder")).parent().unwrap()
 }
@@ -293,6 +305,7 @@ fn init_script(script: &Script, folder: &Path, options: &Options) -> String {
     };
     set("KERNEL_FOLDER", folder.to_str().unwrap());
     set("KERNEL_PROGRAMS", programs().to_str().unwrap());
+    set("KERNEL_V9FS", v9fs().to_str().unwrap());
     set("KERNEL_SCRIPT", script.path.to_str().unwrap());
     set("KERNEL_CASES", &script.cases.join(" "));
     set("KERNEL_MODULES", &script.modules);

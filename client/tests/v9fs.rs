@@ -1,6 +1,7 @@
 //! Mounts with the kernel's v9fs for real, with diod at the far end of the socket.
 //!
-//! Needs a kernel that has v9fs, root, Debian's `diod`, and /mnt as a folder of its own to write in:
+//! Ignored here and run by `kernel.rs`: they need a kernel that has v9fs, root, Debian's `diod`, and /mnt
+//! as a folder of their own to write in:
 //! user-mode Linux, for instance. There: `v9fs-... --ignored --test-threads=1`. In place of root, a
 //! user whom sudo asks nothing will do; then sudo mounts. What travels through a channel is tested
 //! elsewhere.
