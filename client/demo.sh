@@ -152,7 +152,7 @@ setpriv --pdeathsig KILL -- linux.uml mem=3072M rootfstype=hostfs rootflags=/ ro
     con0=fd:0,fd:1 con=null ssl=null quiet </dev/null 2>/dev/null \
     > >(tr -d '\r' | tee "$console" | sed -un '/^@@ begin/,/^@@ status/{/^@@/!p}') &
 machine=$!
-trap 'kill -KILL "$machine" 2>/dev/null || true; rm -f "$init" "$console"' EXIT
+trap 'kill -KILL -- "-$machine" "$machine" 2>/dev/null || true; rm -f "$init" "$console"' EXIT
 trap 'exit 130' INT TERM HUP
 wait "$machine" || true
 sleep 0.2 # the last lines pass the filters

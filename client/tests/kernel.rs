@@ -15,7 +15,6 @@
 
 #![allow(clippy::unwrap_used)] // a harness that cannot go on panics
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use std::collections::{BTreeMap, VecDeque};
 use std::env;
 use std::fmt::Write as _;
@@ -313,29 +312,36 @@ fn init_script(script: &Script, folder: &Path, options: &Options) -> String {
     text + "exec /bin/bash \"$KERNEL_FOLDER/boot.sh\"\n"
 }
 
-/// A running user-mode Linux in a process group of its own.
+/// A running user-mode Linux.
 struct Machine {
-    child: Child,
+    guard: Child,
     lines: mpsc::Receiver<String>,
 }
 
+/// Ends the machine when its stdin ends, so that none outlives a harness that is killed. User-mode Linux
+/// makes itself a session with its helpers, which do not end when only its first process is killed.
+const GUARD: &str = r#""$@" </dev/null & machine=$!
+exec >/dev/null
+read -r end
+kill -KILL "-$machine"
+kill -KILL "$machine""#;
+
 impl Machine {
     fn boot(init: &Path, memory: &str) -> Machine {
-        // setpriv: the machine does not outlive a harness that is killed.
-        let mut child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "--", UML])
+        let mut guard = Command::new("/bin/sh")
+            .args(["-c", GUARD, "sh", UML])
             .arg(format!("mem={memory}"))
             .args(["rootfstype=hostfs", "rootflags=/", "ro", "con0=fd:0,fd:1", "con=null"])
             .args(["ssl=null", "quiet"])
             .arg(format!("init={}", init.display()))
             .arg(format!("uml_dir={}", init.parent().unwrap().display()))
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            .process_group(0)
+            .process_group(0) // Ctrl-C is the harness's, whose end is the machine's
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {UML}: {error}"));
-        let mut console = BufReader::new(child.stdout.take().unwrap());
+        let mut console = BufReader::new(guard.stdout.take().unwrap());
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {
             let mut line = Vec::new();
@@ -347,13 +353,12 @@ impl Machine {
                 }
             }
         });
-        Machine { child, lines }
+        Machine { guard, lines }
     }
 
     /// Kills what is left of it: the processes of the guest are processes of this machine.
     fn stop(&mut self) {
-        let group = Pid::from_child(&self.child);
-        let _ = kill_process_group(group, Signal::KILL);
-        self.child.wait().unwrap();
+        drop(self.guard.stdin.take());
+        self.guard.wait().unwrap();
     }
 }
