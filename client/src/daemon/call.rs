@@ -55,8 +55,8 @@ impl Call {
         match via {
             Via::Local => {
                 let argument = service.split_once('+').map_or("", |(_, argument)| argument);
+                // Not as a word too: that of /h would be taken for an option.
                 command
-                    .arg(argument)
                     .env("QREXEC_REMOTE_DOMAIN", "local")
                     .env("QREXEC_SERVICE_FULL_NAME", service)
                     .env("QREXEC_SERVICE_ARGUMENT", argument)
