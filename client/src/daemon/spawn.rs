@@ -7,7 +7,6 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -18,6 +17,7 @@ use transport::local::{MessageSocket, runtime_folder, runtime_folder_of};
 use super::Pair;
 use crate::exit::{Exit, Failure};
 use crate::plan::Via;
+use crate::sys;
 
 /// How long a daemon may take to start, or an old one to go.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -51,7 +51,11 @@ pub fn connect(pair: &Pair) -> Result<MessageSocket, Failure> {
     let until = Instant::now() + PATIENCE;
     loop {
         match MessageSocket::connect(&path) {
-            Ok(socket) => return Ok(socket),
+            Ok(socket) if is_of(&socket, owner) => return Ok(socket),
+            Ok(_) => {
+                let why = format!("the channel daemon at {} is somebody else's", path.display());
+                return Err(Failure::new(Exit::Other, why));
+            }
             Err(Errno::NOENT | Errno::CONNREFUSED) => {}
             Err(errno) => {
                 let why = format!("cannot reach the channel daemon at {}: {errno}", path.display());
@@ -69,10 +73,18 @@ pub fn connect(pair: &Pair) -> Result<MessageSocket, Failure> {
 
 /// Connections to all daemons of this person.
 pub fn connect_all() -> Vec<MessageSocket> {
-    let Ok(folder) = folder(Owner::of_this()) else { return Vec::new() };
+    let owner = Owner::of_this();
+    let Ok(folder) = folder(owner) else { return Vec::new() };
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let sockets = entries.filter(|entry| entry.path().extension().is_some_and(|end| end == "sock"));
-    sockets.filter_map(|entry| MessageSocket::connect(&entry.path()).ok()).collect()
+    let sockets = sockets.filter_map(|entry| MessageSocket::connect(&entry.path()).ok());
+    sockets.filter(|socket| is_of(socket, owner)).collect()
+}
+
+/// Whether a daemon of the right person listens. Root does not look at the folder, which is another's:
+/// where that is in /tmp, anybody could have made it, and would give root something to mount.
+fn is_of(socket: &MessageSocket, owner: Owner) -> bool {
+    socket.peer() == Ok(owner.uid)
 }
 
 fn folder(owner: Owner) -> Result<PathBuf, Failure> {
@@ -122,13 +134,13 @@ fn start(pair: &Pair, owner: Owner) -> Result<(), Failure> {
         Failure::new(Exit::Other, format!("cannot start the channel daemon: {error}"))
     };
     let program = std::env::current_exe().map_err(failed)?;
-    let mut command = scope(owner).map_or_else(
-        || Command::new(&program),
-        |mut scope| {
-            scope.arg(&program);
-            scope
-        },
-    );
+    let mut command = match scope(owner).or_else(|| person(owner)) {
+        Some(mut by) => {
+            by.arg(&program);
+            by
+        }
+        None => Command::new(&program),
+    };
     let (kind, path) = match &pair.via {
         Via::Qrexec(path) => ("qrexec:", path.as_path()),
         Via::Local => ("local", Path::new("")),
@@ -138,8 +150,9 @@ fn start(pair: &Pair, owner: Owner) -> Result<(), Failure> {
     via.push(path);
     command.arg("--daemon").arg(&pair.target).arg(via).current_dir("/");
     if owner.uid != rustix::process::geteuid().as_raw() {
-        command.uid(owner.uid).gid(owner.gid).env_remove("XDG_RUNTIME_DIR");
+        command.env_remove("XDG_RUNTIME_DIR");
     }
+    sys::keep_descriptors();
     // It says one byte on its stdout once it is ready, and closes it in any case.
     let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
     let mut child = spawned.map_err(failed)?;
@@ -171,6 +184,22 @@ fn scope(owner: Owner) -> Option<Command> {
     trial.args(scope.get_args()).arg("true");
     let trial = trial.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     trial.is_ok_and(|status| status.success()).then_some(scope)
+}
+
+/// For root: a command that runs another as the person who invoked sudo, with all of that person's
+/// groups. In a qube only the group `qubes` may make calls.
+fn person(owner: Owner) -> Option<Command> {
+    if owner.uid == rustix::process::geteuid().as_raw() {
+        return None;
+    }
+    let groups = Command::new("id").args(["-G", "--", &owner.uid.to_string()]).output().ok();
+    let groups = groups.filter(|output| output.status.success());
+    let groups = groups.and_then(|output| String::from_utf8(output.stdout).ok());
+    let groups = groups.map_or(owner.gid.to_string(), |groups| groups.trim().replace(' ', ","));
+    let mut command = Command::new("setpriv");
+    command.arg(format!("--reuid={}", owner.uid)).arg(format!("--regid={}", owner.gid));
+    command.arg(format!("--groups={groups}")).arg("--");
+    Some(command)
 }
 
 /// The daemon's entry: `TARGET VIA`, as it is started. Runs until its last mount has gone.

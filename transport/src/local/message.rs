@@ -69,6 +69,11 @@ impl MessageSocket {
         Ok(MessageSocket(net::socket_with(AddressFamily::UNIX, kind, flags, None)?))
     }
 
+    /// The user who made the other end; for a connection, who listens there.
+    pub fn peer(&self) -> Result<u32, Errno> {
+        Ok(sockopt::socket_peercred(&self.0)?.uid.as_raw())
+    }
+
     /// The next connection of somebody with this process's user or root; others are closed at once.
     pub fn accept(&self) -> Result<MessageSocket, Errno> {
         loop {
