@@ -54,7 +54,10 @@ fn mount(plan: &Plan, mount_point: &Path) -> Result<(), Failure> {
     let v9fs = V9fs::prepare(plan)?;
     let given = stream(plan, None)?;
     let fd = given.fd.ok_or_else(|| Failure::new(Exit::Other, "the daemon gave no stream"))?;
-    let mounted = v9fs.mount(plan, fd, given.limit)?;
+    let mounted = v9fs.mount(plan, fd, given.limit).map_err(|failure| {
+        // The kernel only knows that its socket was closed; the daemon knows why it closed it.
+        told(&given.socket).unwrap_or(failure)
+    })?;
     tell(&given.socket, mount_point, "v9fs");
     for warning in &mounted.warnings {
         eprintln!("warning: {warning}");
@@ -135,6 +138,18 @@ fn tell(socket: &MessageSocket, mount_point: &Path, front_end: &str) {
     let _ = control::send(socket, &mounted, None);
 }
 
+/// What the daemon has said of a stream that it ended.
+fn told(socket: &MessageSocket) -> Option<Failure> {
+    socket.set_timeout(Duration::from_millis(10)).ok()?;
+    loop {
+        match control::receive::<Event>(socket).ok()?? {
+            (Event::Failed(failure), _) => return Some(failure),
+            (Event::Remote(lines), _) => eprint!("{lines}"),
+            _ => {}
+        }
+    }
+}
+
 /// Gets a stream from the pair's daemon.
 fn stream(plan: &Plan, listener: Option<OwnedFd>) -> Result<Given, Failure> {
     let pair = Pair { target: plan.target.as_str().to_owned(), via: plan.via.clone() };
@@ -169,7 +184,8 @@ fn conversation(plan: &Plan, socket: MessageSocket) -> Result<Option<Given>, Fai
     loop {
         let (event, mut fds) = match control::receive::<Event>(&socket) {
             Ok(Some(received)) => received,
-            Ok(None) if waiting.is_none() => return Ok(None),
+            // Reset: it had the connection, and left before it took it or read what was asked.
+            Ok(None) | Err(Errno::CONNRESET) if waiting.is_none() => return Ok(None),
             Ok(None) => return Err(lost(Errno::PIPE)),
             Err(Errno::AGAIN) => {
                 eprintln!(
@@ -188,7 +204,7 @@ fn conversation(plan: &Plan, socket: MessageSocket) -> Result<Option<Given>, Fai
             Event::Ready { msize, qube } => {
                 return Ok(Some(Given { socket, fd: fds.pop(), limit: msize, qube }));
             }
-            Event::Mounts(_) => return Err(lost(Errno::PROTO)),
+            Event::Mount(_) => return Err(lost(Errno::PROTO)),
         }
     }
 }

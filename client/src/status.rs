@@ -17,10 +17,11 @@ pub fn mounts() -> Vec<Mount> {
     let lists = spawn::connect_all().into_iter().filter_map(|socket| {
         socket.set_timeout(PATIENCE).ok()?;
         control::send(&socket, &request, None).ok()?;
-        match control::receive::<Event>(&socket) {
-            Ok(Some((Event::Mounts(mounts), _))) => Some(mounts),
-            _ => None,
+        let mut all = Vec::new();
+        while let Ok(Some((Event::Mount(mount), _))) = control::receive::<Event>(&socket) {
+            all.push(mount);
         }
+        Some(all)
     });
     lists.flatten().collect()
 }

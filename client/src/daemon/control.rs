@@ -1,12 +1,13 @@
 //! What the command line and the channel daemon say to each other, over a socket in a private folder.
 //!
 //! One JSON message a datagram, descriptors beside it. A connection carries one request; what becomes
-//! of it comes back as events, the last of which is not [`Event::Waiting`] or [`Event::Remote`]. The
+//! of it comes back as events, the last of which is not [`Event::Waiting`] or [`Event::Remote`]. Behind
+//! [`Event::Ready`] there may be an [`Event::Failed`] yet, where the far end stopped before a mount. The
 //! connection's end takes back what had not become a mount. Both ends are the same program of the same
 //! person, perhaps of different versions, so the first thing said is the version.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -18,7 +19,7 @@ use crate::exit::Failure;
 use crate::sys;
 
 /// The form of these messages; a daemon of another is told so.
-pub const FORM: u32 = 1;
+pub const FORM: u32 = 2;
 
 /// What the command line wants.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -36,7 +37,7 @@ pub enum Want {
     /// descriptor comes with the request, that is a listening socket, and each of its connections
     /// becomes a 9P session of its own while this connection lasts.
     Stream(Stream),
-    /// The mounts: [`Event::Mounts`].
+    /// The mounts, which together may be too long for a message: any number of [`Event::Mount`], then the connection's end.
     List,
 }
 
@@ -71,8 +72,8 @@ pub enum Event {
     },
     /// There will be no stream.
     Failed(Failure),
-    /// The mounts.
-    Mounts(Vec<Mount>),
+    /// One of the mounts.
+    Mount(Mount),
 }
 
 /// What the command line did with its stream.
@@ -113,11 +114,27 @@ pub struct Mount {
 #[derive(Clone)]
 pub struct Connection(Rc<AsyncFd<MessageSocket>>);
 
+/// A [`Connection`] for as long as somebody else has it.
+#[derive(Clone)]
+pub struct Downgraded(Weak<AsyncFd<MessageSocket>>);
+
+impl Downgraded {
+    /// The connection, if it is still there.
+    pub fn upgrade(&self) -> Option<Connection> {
+        self.0.upgrade().map(Connection)
+    }
+}
+
 impl Connection {
     /// Takes a socket in. Errors are those of epoll_ctl(2).
     pub fn new(socket: MessageSocket) -> std::io::Result<Connection> {
         socket.set_nonblocking()?;
         Ok(Connection(Rc::new(sys::register(socket)?)))
+    }
+
+    /// The same without holding it open.
+    pub fn downgrade(&self) -> Downgraded {
+        Downgraded(Rc::downgrade(&self.0))
     }
 
     /// The next message and its descriptors; nothing at the end or where it cannot be understood.

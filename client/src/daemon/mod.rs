@@ -37,7 +37,7 @@ use transport::relay::links::Right;
 
 use self::call::Call;
 use self::channel::{Channel, NoStream, Stage, Stream};
-use self::control::{Connection, Event, FORM, Mount, Mounted, Request, Want};
+use self::control::{Connection, Downgraded, Event, FORM, Mount, Mounted, Request, Want};
 use crate::escape::FarLines;
 use crate::exit::{Exit, Failure};
 use crate::frontend::{SocketPair, socket_pair};
@@ -125,7 +125,8 @@ async fn serve(pair: Pair, listener: MessageSocket, path: &Path) -> std::io::Res
     }
     // From here on a new command finds nobody and starts a daemon of its own.
     let _ = std::fs::remove_file(path);
-    let channel = daemon.channel.lock().await.take();
+    // Whoever holds the lock waits for a call, perhaps for long; it ends with this daemon's tasks.
+    let channel = daemon.channel.try_lock().ok().and_then(|mut channel| channel.take());
     if let Some(channel) = channel {
         channel.finish();
         let _ = tokio::time::timeout(Duration::from_secs(2), channel.wait_end()).await;
@@ -173,7 +174,11 @@ impl Daemon {
             return;
         }
         match request.want {
-            Want::List => connection.send(&Event::Mounts(self.list()), None).await,
+            Want::List => {
+                for mount in self.list() {
+                    connection.send(&Event::Mount(mount), None).await;
+                }
+            }
             Want::Stream(want) => {
                 let listener = fds.into_iter().next();
                 if let Err(failure) = self.stream(&connection, want, listener).await {
@@ -242,7 +247,7 @@ impl Daemon {
         drop(near);
         match listener {
             Some(listener) => self.offer(connection, listener, &channel, stream, &booked).await,
-            None => self.keep(connection, stream, &booked, want.timeout).await,
+            None => self.keep(connection, stream, &booked, &want).await,
         }
         self.mounts.borrow_mut().remove(&id);
         Ok(())
@@ -256,7 +261,7 @@ impl Daemon {
         connection: &Connection,
         mut stream: Stream,
         booked: &Booked,
-        timeout: u64,
+        want: &control::Stream,
     ) {
         let stats = std::sync::Arc::clone(&stream.stats);
         tokio::select! {
@@ -267,7 +272,10 @@ impl Daemon {
             }
             _ = &mut stream.ended => return,
             // mount(2) waits for the far end and cannot be interrupted: closing its socket frees it.
-            () = stall(&stats, timeout) => return,
+            () = stall(&stats, want.timeout) => {
+                let failure = failure::stalled(&self.pair.target, want.timeout);
+                return connection.send(&Event::Failed(failure), None).await;
+            }
         }
         let _ = (&mut stream.ended).await;
     }
@@ -332,9 +340,9 @@ impl Daemon {
                 *held = Some(Rc::clone(&channel));
                 // The right to make one is held until this one is established: a second mount at the
                 // same moment finds it rather than makes another.
-                let guard = GiveUp(Rc::clone(&channel));
+                let mut guard = GiveUp(Some(Rc::clone(&channel)));
                 let stream = self.first(&channel, limit, fd, want).await?;
-                std::mem::forget(guard);
+                guard.0 = None;
                 let qube = qube_name(&channel, target);
                 return Ok((channel, stream, qube));
             }
@@ -401,14 +409,15 @@ fn start_call(
             .hint("qrexec-client-vm is there in a qube only; elsewhere use --via local")
     })?;
     if let Some(stderr) = call.stderr.take() {
-        tokio::task::spawn_local(relay_stderr(stderr, connection.clone(), pair.target.clone()));
+        tokio::task::spawn_local(relay_stderr(stderr, connection.downgrade(), pair.target.clone()));
     }
     Ok((call, ends))
 }
 
 /// Passes on what the far end prints, escaped and bounded, to the command that waits; to this
-/// process's own stderr, which is the log, when that has gone.
-async fn relay_stderr(mut stderr: ChildStderr, connection: Connection, name: String) {
+/// process's own stderr, which is the log, when that has gone. The call may go on for long after the
+/// command's part in it has ended, and the command waits for the connection's end.
+async fn relay_stderr(mut stderr: ChildStderr, connection: Downgraded, name: String) {
     let mut lines = FarLines::new(&name);
     let mut buffer = [0; 4096];
     loop {
@@ -422,7 +431,9 @@ async fn relay_stderr(mut stderr: ChildStderr, connection: Connection, name: Str
         if !text.is_empty() {
             let text = String::from_utf8_lossy(&text).into_owned();
             eprint!("{text}");
-            connection.send(&Event::Remote(text), None).await;
+            if let Some(connection) = connection.upgrade() {
+                connection.send(&Event::Remote(text), None).await;
+            }
         }
         if count == 0 {
             return;
@@ -463,11 +474,13 @@ async fn session(
 }
 
 /// Ends a channel that nobody waits for any more.
-struct GiveUp(Rc<Channel>);
+struct GiveUp(Option<Rc<Channel>>);
 
 impl Drop for GiveUp {
     fn drop(&mut self) {
-        self.0.finish();
+        if let Some(channel) = &self.0 {
+            channel.finish();
+        }
     }
 }
 

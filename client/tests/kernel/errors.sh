@@ -141,9 +141,10 @@ case_closes_in_the_middle() {
 }
 
 case_stops_in_the_middle() {
-    for count in 5 40 100; do
+    # In the preface, in the answer to the first stream, and in each of the first 9P messages.
+    for count in 5 40 100 130 160 200 240; do
         echo "silent after $count bytes"
-        service "'$KERNEL_PROGRAMS/qvm-folder-server' | head -c $count; exec sleep 100"
+        service "'$KERNEL_PROGRAMS/qvm-folder-server' | stdbuf -o0 head -c $count; exec sleep 100"
         refused 12 'answer|stopped' attempt --timeout 3
     done
 }

@@ -1,0 +1,301 @@
+//! The channel daemon through the real binary, without any mount: a shell script is the far end, and the
+//! front end is a socket.
+//!
+//! Leaves out what needs a file server or the kernel's v9fs; `kernel.rs` has that.
+
+#![allow(clippy::unwrap_used)] // A test that cannot go on fails.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rustix::process::{Pid, Signal, kill_process};
+use transport::local::MessageSocket;
+use transport::mux::preface::{
+    Answer, Capabilities, ClientHello, Nonce, Preface, PrefaceReader, ServerHello, Taken, Token,
+};
+use transport::mux::{Code, Config, Connection, Event, Opened, Reason, Side};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A folder of its own for sockets, and a far end.
+struct Place {
+    folder: tempfile::TempDir,
+    /// No other test calls a qube of this name.
+    qube: String,
+}
+
+impl Place {
+    fn new(qube: &str, far_end: &str) -> Place {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        let place = Place { folder, qube: format!("{qube}-{}", std::process::id()) };
+        place.far_end(far_end);
+        place
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn far_end(&self, script: &str) {
+        fs::write(self.at("via.new"), format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(self.at("via.new"), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::rename(self.at("via.new"), self.at("via")).unwrap();
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qvm-mount-folder"));
+        command.env("XDG_RUNTIME_DIR", self.folder.path()).stderr(Stdio::piped());
+        for name in ["SUDO_UID", "SUDO_GID"] {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    fn offer(&self, socket: &str) -> Child {
+        let mut command = self.command();
+        command.args([self.qube.as_str(), "/srv", "--socket"]).arg(self.at(socket));
+        command.arg("--via").arg(self.at("via")).spawn().unwrap()
+    }
+
+    /// The folder of the daemons' sockets.
+    fn runtime(&self) -> PathBuf {
+        self.at("qubes-shared-folders/client")
+    }
+
+    /// The pair's daemon.
+    fn daemon(&self) -> Option<Pid> {
+        let ours = |path: &Path| {
+            let words = fs::read(path.join("cmdline")).unwrap_or_default();
+            let mut words = words.split(|&byte| byte == 0);
+            words.any(|word| word == b"--daemon") && words.any(|word| word == self.qube.as_bytes())
+        };
+        let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+        let mut found = processes.filter(|path| ours(path));
+        found.find_map(|path| Pid::from_raw(path.file_name()?.to_str()?.parse().ok()?))
+    }
+}
+
+#[track_caller]
+fn within<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < until, "in vain");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// How a command ended: its code, and what it said.
+#[track_caller]
+fn ended(child: &mut Child) -> (Option<i32>, String) {
+    let status = within(|| child.try_wait().unwrap());
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    (status.code(), said)
+}
+
+#[test]
+fn a_daemon_that_is_told_to_end_does_so_while_a_call_waits() {
+    let place = Place::new("ask", "exec sleep 60");
+    let mut command = place.offer("socket");
+    let daemon = within(|| place.daemon());
+    within(|| {
+        place
+            .runtime()
+            .read_dir()
+            .ok()?
+            .flatten()
+            .find(|entry| entry.path().extension().is_some_and(|end| end == "sock"))
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    kill_process(daemon, Signal::TERM).unwrap();
+    within(|| place.daemon().is_none().then_some(()));
+    assert_eq!(ended(&mut command).0, Some(1));
+}
+
+#[test]
+fn a_daemon_keeps_nothing_open_that_its_command_was_started_with() {
+    let place = Place::new("plain", "exec sleep 60");
+    let (_near, far) = std::io::pipe().unwrap();
+    // Inherited: only what is made by other means is closed on exec.
+    rustix::io::fcntl_setfd(&far, rustix::io::FdFlags::empty()).unwrap();
+    let pipe = fs::read_link(format!("/proc/self/fd/{}", far.as_raw_fd())).unwrap();
+    let mut command = place.offer("socket");
+    drop(far);
+    let daemon = within(|| place.daemon());
+    let open = fs::read_dir(format!("/proc/{}/fd", daemon.as_raw_nonzero())).unwrap().flatten();
+    assert!(!open.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|link| link == pipe));
+    kill_process(Pid::from_child(&command), Signal::KILL).unwrap();
+    command.wait().unwrap();
+    within(|| place.daemon().is_none().then_some(()));
+}
+
+#[test]
+fn a_daemon_that_was_just_leaving_is_replaced() {
+    let place = Place::new("late", "exit 126");
+    // The name of the pair's socket is found by looking at one.
+    let first = ended(&mut place.offer("socket"));
+    assert_eq!(first.0, Some(126), "{}", first.1);
+    within(|| place.daemon().is_none().then_some(()));
+    let logs = || place.runtime().read_dir().unwrap().flatten().map(|entry| entry.path());
+    let log = logs().find(|path| path.extension().is_some_and(|end| end == "log")).unwrap();
+    let path = log.with_extension("sock");
+    let leaving = MessageSocket::listen(&path).unwrap();
+    let mut command = place.offer("socket");
+    std::thread::sleep(Duration::from_millis(500));
+    // It has connected and asked, and nobody has listened.
+    fs::remove_file(&path).unwrap();
+    drop(leaving);
+    let (code, said) = ended(&mut command);
+    assert_eq!(code, Some(126), "{said}");
+}
+
+#[test]
+fn a_call_to_this_machine_has_no_word_that_could_be_an_option() {
+    let place = Place::new("here", "");
+    let program = place.at("qvm-mount-folder");
+    fs::copy(env!("CARGO_BIN_EXE_qvm-mount-folder"), &program).unwrap();
+    place.far_end("echo $# words, $QREXEC_SERVICE_ARGUMENT >&2; exit 127");
+    fs::rename(place.at("via"), place.at("qvm-folder-server")).unwrap();
+    let mut command = Command::new(program);
+    command.env("XDG_RUNTIME_DIR", place.folder.path()).stderr(Stdio::piped());
+    command.args([&place.qube, "/h", "--via", "local", "--socket"]).arg(place.at("socket"));
+    let (code, said) = ended(&mut command.spawn().unwrap());
+    assert_eq!(code, Some(127), "{said}");
+    assert!(said.contains("0 words, -h"), "{said}");
+}
+
+#[test]
+fn an_offer_ends_with_its_stream_though_the_call_goes_on() {
+    let place = Place::new("fickle", &far_end("close"));
+    let mut first = place.offer("first");
+    within(|| place.at("first").exists().then_some(()));
+    std::thread::sleep(Duration::from_millis(300));
+    let mut second = place.offer("second");
+    let (code, said) = ended(&mut first);
+    assert_eq!(code, Some(11), "{said}");
+    assert!(!place.at("first").exists() && place.at("second").exists());
+    kill_process(Pid::from_child(&second), Signal::TERM).unwrap();
+    assert_eq!(ended(&mut second).0, Some(0));
+}
+
+#[test]
+fn all_mounts_are_listed_however_many() {
+    let place = Place::new("many", &far_end("keep"));
+    let mut offers: Vec<Child> = Vec::new();
+    for number in 0..150 {
+        let name = format!("{}{number:03}", "s".repeat(80));
+        offers.push(place.offer(&name));
+        within(|| place.at(&name).exists().then_some(()));
+    }
+    let lines = || {
+        let output = place.command().arg("--list").output().unwrap();
+        String::from_utf8(output.stdout).unwrap().lines().count()
+    };
+    within(|| (lines() == 151).then_some(()));
+    for offer in &mut offers {
+        kill_process(Pid::from_child(offer), Signal::TERM).unwrap();
+    }
+    for offer in &mut offers {
+        assert_eq!(ended(offer).0, Some(0));
+    }
+    within(|| place.daemon().is_none().then_some(()));
+}
+
+/// Only root can be another.
+#[test]
+fn root_takes_a_stream_from_the_persons_own_daemon_only() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    // Where no login has made /run/user, the name in /tmp is anybody's to take.
+    let uid = 1_900_000_000 + std::process::id();
+    let folder = PathBuf::from(format!("/tmp/qubes-shared-folders-{uid}"));
+    let place = Place::new("theirs", "exit 126");
+    let offer = || {
+        let mut command = place.command();
+        command.env("SUDO_UID", uid.to_string()).env("SUDO_GID", uid.to_string());
+        command.args([place.qube.as_str(), "/srv", "--socket"]).arg(place.at("socket"));
+        ended(&mut command.arg("--via").arg("/bin/false").spawn().unwrap())
+    };
+    let (code, said) = offer();
+    assert_eq!(code, Some(11), "{said}");
+    let entries = || folder.join("client").read_dir().unwrap().flatten().map(|entry| entry.path());
+    let log = entries().find(|path| path.extension().is_some_and(|end| end == "log")).unwrap();
+    within(|| place.daemon().is_none().then_some(()));
+    let path = log.with_extension("sock");
+    let _false_one = MessageSocket::listen(&path).unwrap();
+    let (code, said) = offer();
+    fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("somebody else's"), "{said}");
+}
+
+/// A script that runs this program's [`far_end_of_a_call`].
+fn far_end(does: &str) -> String {
+    let program = std::env::current_exe().unwrap();
+    let test = "far_end_of_a_call --exact --ignored --nocapture";
+    format!("FAR_END={does} exec {} {test}", program.display())
+}
+
+/// A file server's end of a call, on stdin and stdout: grants whatever is asked for. What the test's
+/// harness prints comes before it, as from a login shell.
+#[test]
+#[ignore = "started by the others"]
+fn far_end_of_a_call() {
+    let Ok(does) = std::env::var("FAR_END") else { return };
+    let (mut input, mut output) = (std::io::stdin(), std::io::stdout());
+    let mut buffer = [0; 4096];
+    let mut reader = PrefaceReader::<ClientHello>::default();
+    let (hello, rest) = loop {
+        let count = input.read(&mut buffer).unwrap();
+        if let Some(read) = reader.feed(Bytes::copy_from_slice(&buffer[..count])).unwrap() {
+            break read;
+        }
+    };
+    let taken = match hello.role {
+        transport::mux::preface::Role::Channel => Taken::Channel,
+        transport::mux::preface::Role::Grant(_) => Taken::Grant(Token([7; 16])),
+    };
+    let mut mux = Connection::new(Side::Server, Config::default());
+    let limits = mux.limits();
+    let (capabilities, nonce) = (Capabilities::OURS, Nonce([1; 16]));
+    let answer = ServerHello { capabilities, limits, taken, name: b"far".to_vec(), nonce };
+    output.write_all(&Answer::Taken(answer).encode()).unwrap();
+    output.flush().unwrap();
+    if taken != Taken::Channel {
+        std::process::exit(0);
+    }
+    mux.establish(Duration::ZERO, &hello.limits);
+    let (mut input_bytes, mut first) = (rest, None);
+    loop {
+        mux.handle_input(Duration::ZERO, input_bytes).unwrap();
+        while let Some(event) = mux.poll_event() {
+            if let Event::Open { stream, open } = event {
+                mux.accept(stream, Opened { msize: open.msize });
+                if let Some(first) = first.filter(|_| does == "close") {
+                    mux.close(first, Reason::new(Code::NOT_PERMITTED, "enough"));
+                }
+                first = Some(stream);
+            }
+        }
+        let mut frames = Vec::new();
+        mux.poll_transmit(Duration::ZERO, usize::MAX, &mut frames);
+        output.write_all(&frames.concat()).unwrap();
+        output.flush().unwrap();
+        let count = input.read(&mut buffer).unwrap();
+        if count == 0 {
+            std::process::exit(0);
+        }
+        input_bytes = Bytes::copy_from_slice(&buffer[..count]);
+    }
+}
