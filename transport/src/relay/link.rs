@@ -23,8 +23,9 @@ use super::ready::Ready;
 use super::sys;
 use crate::id::{Msize, StreamId};
 use crate::mux::{Pieces, SendError};
-use crate::ninep::{DecodeError, Framer, Item, Kind, Packet};
-use crate::session::{Reply, Request, Session, SessionError};
+use crate::ninep::packet::Header;
+use crate::ninep::{DecodeError, Framer, Item, Kind, Packet, Rmessage};
+use crate::session::{EIO, Reply, Request, Session, SessionError};
 use crate::stats::StreamStats;
 
 /// Bytes of one stream that may wait for the channel: enough to keep it busy, little enough that a
@@ -343,6 +344,15 @@ impl Link {
     pub fn fail(&mut self) {
         self.session.fail();
         self.dropping = true;
+        // Replies that have begun to come are nobody's request in the session any more.
+        let begun = [&mut self.small, &mut self.bulk].map(|lane| {
+            let head = lane.reply.first().map(|(head, _)| head.clone());
+            lane.reply.clear();
+            head.and_then(|head| Header::read(&head).ok())
+        });
+        for header in begun.into_iter().flatten() {
+            self.answer(Rmessage::error(header.tag, EIO));
+        }
     }
 
     /// As [`pass`](Self::pass), after [`fail`](Self::fail): says what the 9P client knows.
