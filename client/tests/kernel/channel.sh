@@ -247,6 +247,21 @@ case_a_process_can_be_killed_while_the_server_is_stuck() {
     done
 }
 
+case_readers_can_be_killed_at_any_moment() {
+    serve a
+    truncate -s 5G $served/a/file
+    mount_folder a
+    # A large reply is on its way most of the time: its flush must not get past it.
+    for pause in 0.1 0.2 0.3 0.11 0.22 0.33 0.4 0.13 0.27 0.35; do
+        /usr/bin/python3 "$help" reads $mounts/a/file 60 /run/result.killed &
+        sleep 0.5
+        sleep $pause
+        kill -KILL $!
+        within 5 gone $!
+        ls -l $mounts/a
+    done
+}
+
 case_umount_while_the_server_is_stuck() {
     serve a
     mount_folder a

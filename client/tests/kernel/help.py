@@ -325,7 +325,7 @@ def reads(path, seconds, result):
     try:
         while time.monotonic() < end:
             with open(path, "rb", buffering=0) as file:
-                while file.read(65536):
+                while file.read(1 << 18):
                     pass
         text = "no error"
     except OSError as error:

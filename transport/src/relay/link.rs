@@ -102,16 +102,18 @@ pub struct Link {
 #[derive(Debug)]
 struct Incoming {
     framer: Framer,
-    dropping: bool,
+    /// The current reply's head, and the payload that belongs to it. The session hears of it when all of
+    /// it is here: until then its request is one that can be flushed, or fail.
+    head: Option<(Bytes, usize)>,
     /// Payload of the current reply that has not come yet.
     unread: usize,
-    /// The current reply so far, each piece with the credit that it holds.
-    reply: Vec<(Bytes, u32)>,
+    /// The current reply's payload so far, each piece with the credit that it holds.
+    payload: Vec<(Bytes, u32)>,
 }
 
 impl Incoming {
     fn new(max: u32) -> Incoming {
-        Incoming { framer: Framer::new(max), dropping: false, unread: 0, reply: Vec::new() }
+        Incoming { framer: Framer::new(max), head: None, unread: 0, payload: Vec::new() }
     }
 }
 
@@ -283,33 +285,42 @@ impl Link {
                 None => return Ok(()),
                 Some(Item::Head { head, body }) => {
                     lane.unread = body;
-                    let worth = head.len() as u32;
-                    let reply = self.session.handle_reply(&head, body)?;
-                    let lane = if bulk { &mut self.bulk } else { &mut self.small };
-                    lane.dropping = matches!(reply, Reply::Drop);
-                    match reply {
-                        Reply::Pass(head) => lane.reply.push((head, worth)),
-                        Reply::Drop => cx.mux.consumed(self.stream, worth),
-                    }
-                    self.limits();
+                    lane.head = Some((head, body));
                 }
                 Some(Item::Body(piece)) => {
-                    let worth = piece.len() as u32;
                     lane.unread -= piece.len();
-                    if lane.dropping {
-                        cx.mux.consumed(self.stream, worth);
-                    } else {
-                        lane.reply.push((piece, worth));
-                    }
+                    let worth = piece.len() as u32;
+                    lane.payload.push((piece, worth));
                 }
             }
-            let lane = if bulk { &mut self.bulk } else { &mut self.small };
             if lane.unread == 0 {
-                lane.reply.drain(..).for_each(|(piece, worth)| self.outbox.push(piece, worth));
-                // What the session has to add comes behind the reply that made it.
-                self.own_messages(cx)?;
+                if let Some((head, body)) = lane.head.take() {
+                    let payload = std::mem::take(&mut lane.payload);
+                    self.reply(cx, &head, body, payload)?;
+                }
             }
         }
+    }
+
+    /// A whole reply from the channel.
+    fn reply(
+        &mut self,
+        cx: &mut Context<'_>,
+        head: &Bytes,
+        body: usize,
+        payload: Vec<(Bytes, u32)>,
+    ) -> Result<(), LinkEnd> {
+        let worth = head.len() as u32;
+        match self.session.handle_reply(head, body)? {
+            Reply::Pass(head) => {
+                self.outbox.push(head, worth);
+                payload.into_iter().for_each(|(piece, worth)| self.outbox.push(piece, worth));
+            }
+            Reply::Drop => cx.mux.consumed(self.stream, worth + body as u32),
+        }
+        self.limits();
+        // What the session has to add comes behind the reply that made it.
+        self.own_messages(cx)
     }
 
     fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
