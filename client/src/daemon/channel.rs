@@ -156,9 +156,12 @@ impl Channel {
             Notice::Opened(id, limit) => self.opened(id, Ok(limit)),
             Notice::Refused(id, reason) => self.opened(id, Err(NoStream::Refused(reason))),
             Notice::Ended(id, why) => self.closed(id, why.to_string()),
-            Notice::Closed(id, reason) => {
-                self.closed(id, format!("the other qube ended it ({reason})"));
+            Notice::Closed(_, reason) => {
+                let text = reason.to_string();
+                eprintln!("the other qube ended a mount: {}", policy::printable(text.as_bytes()));
             }
+            // dispatch's own.
+            Notice::Lost(_) => {}
         }
     }
 
@@ -184,52 +187,42 @@ impl Drop for Stream {
     }
 }
 
-enum Letter {
-    Notice(Notice),
-    End(transport::relay::channel::ChannelEnd),
-}
-
 /// Starts the thread that moves the bytes.
 fn data_plane(
     ends: Ends,
-    letters: mpsc::UnboundedSender<Letter>,
+    notices: mpsc::UnboundedSender<Notice>,
 ) -> std::io::Result<Sender<Command>> {
-    let notices = letters.clone();
     let notify = move |notice| {
-        let _ = notices.send(Letter::Notice(notice));
+        let _ = notices.send(notice);
     };
     let plane = Links::prepare(ends.input, ends.output, Box::new(notify))?;
     let commands = plane.commands();
-    std::thread::Builder::new().name("data-plane".into()).spawn(move || {
-        let end = plane.run();
-        let _ = letters.send(Letter::End(end));
-    })?;
+    std::thread::Builder::new().name("data-plane".into()).spawn(move || plane.run())?;
     Ok(commands)
 }
 
+/// Serves a channel until its thread has ended, which it does when the last 9P client has gone.
 async fn dispatch(
     channel: Rc<Channel>,
-    mut inbox: mpsc::UnboundedReceiver<Letter>,
+    mut inbox: mpsc::UnboundedReceiver<Notice>,
     progress: watch::Sender<Stage>,
     call: Call,
 ) {
-    let mut why = None;
-    while let Some(letter) = inbox.recv().await {
-        match letter {
-            Letter::Notice(notice) => channel.take(notice, &progress),
-            Letter::End(end) => {
-                why = Some(end);
-                break;
-            }
-        }
+    let mut call = Some(call);
+    while let Some(notice) = inbox.recv().await {
+        let Notice::Lost(why) = notice else {
+            channel.take(notice, &progress);
+            continue;
+        };
+        // The thread has closed the channel's descriptors: what carried it sees that and goes.
+        let exit = match call.take() {
+            Some(call) => call.end().await,
+            None => None,
+        };
+        progress.send_replace(Stage::Ended(Ended { why: Arc::new(why), exit }));
+        channel.openings.borrow_mut().clear();
     }
-    // The thread has closed the channel's descriptors: what carried it sees that and goes.
-    let exit = call.end().await;
-    let why = why.unwrap_or(transport::relay::channel::ChannelEnd::Done);
-    let words = why.to_string();
-    progress.send_replace(Stage::Ended(Ended { why: Arc::new(why), exit }));
-    channel.openings.borrow_mut().clear();
     for (_, end) in channel.ended.borrow_mut().drain() {
-        let _ = end.send(words.clone());
+        let _ = end.send("the channel has ended".to_owned());
     }
 }

@@ -20,12 +20,10 @@ use super::class::class;
 use super::outbox::Outbox;
 use super::pump::Context;
 use super::ready::Ready;
-use super::sys;
 use crate::id::{Msize, StreamId};
 use crate::mux::{Pieces, SendError};
-use crate::ninep::packet::Header;
-use crate::ninep::{DecodeError, Framer, Item, Kind, Packet, Rmessage};
-use crate::session::{EIO, Reply, Request, Session, SessionError};
+use crate::ninep::{DecodeError, Framer, Item, Kind, Packet};
+use crate::session::{Reply, Request, Session, SessionError};
 use crate::stats::StreamStats;
 
 /// Bytes of one stream that may wait for the channel: enough to keep it busy, little enough that a
@@ -48,6 +46,9 @@ pub enum LinkEnd {
     /// One of the two ends does not keep to 9P2000.L.
     #[error("{0}")]
     Session(#[from] SessionError),
+    /// The far end ended it.
+    #[error("the other qube ended it")]
+    FarEnd,
     /// The socket failed.
     #[error("the 9P socket failed: {0}")]
     Io(Errno),
@@ -64,20 +65,9 @@ impl LinkEnd {
                 !matches!(error, SessionError::BadRequest(_) | SessionError::TagInUse(_))
             }
             LinkEnd::Send(_) => true,
-            LinkEnd::Unmounted | LinkEnd::Cut | LinkEnd::Io(_) => false,
+            LinkEnd::Unmounted | LinkEnd::Cut | LinkEnd::FarEnd | LinkEnd::Io(_) => false,
         }
     }
-}
-
-/// What the 9P client of a link that has failed knows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Told {
-    /// It has not read all that it was told, or asked more.
-    NotAll,
-    /// It has read everything and asked nothing more.
-    All,
-    /// It has gone, or cannot be told anything.
-    Gone,
 }
 
 /// A link under way.
@@ -96,6 +86,7 @@ pub struct Link {
     bulk: Incoming,
     outbox: Outbox,
     ready: Ready,
+    failed: bool,
 }
 
 /// A lane of the channel, on its way in.
@@ -145,6 +136,7 @@ impl Link {
             bulk: Incoming::new(max),
             outbox: Outbox::default(),
             ready: Ready::UNKNOWN,
+            failed: false,
         })
     }
 
@@ -350,35 +342,30 @@ impl Link {
         }
     }
 
-    /// The far end is gone: whoever waits gets EIO, and so does whoever comes while
-    /// [`pass_failed`](Self::pass_failed) is called.
+    /// The far end is gone: whoever waits gets EIO, and whoever comes gets it from
+    /// [`pass_failed`](Self::pass_failed), until the 9P client closes. A socket that closed first would
+    /// give the kernel's next request ECONNRESET, which no program expects of a file.
     pub fn fail(&mut self) {
         self.session.fail();
         self.dropping = true;
-        // Replies that have begun to come are nobody's request in the session any more.
-        let begun = [&mut self.small, &mut self.bulk].map(|lane| {
-            let head = lane.reply.first().map(|(head, _)| head.clone());
-            lane.reply.clear();
-            head.and_then(|head| Header::read(&head).ok())
-        });
-        for header in begun.into_iter().flatten() {
-            self.answer(Rmessage::error(header.tag, EIO));
-        }
+        self.failed = true;
+        self.stats.set_in_flight(0);
     }
 
-    /// As [`pass`](Self::pass), after [`fail`](Self::fail): says what the 9P client knows.
-    pub fn pass_failed(&mut self, buffers: &mut Buffers) -> Told {
-        // Looked at in any case: this is rare, and short.
-        self.ready.add(Ready::UNKNOWN);
-        let asked = match self.refuse(buffers) {
-            Ok(asked) => asked,
-            Err(_) => return Told::Gone,
-        };
-        if self.outbox.write(&self.fd).is_err() {
-            return Told::Gone;
+    /// As [`pass`](Self::pass), after [`fail`](Self::fail).
+    pub fn pass_failed(&mut self, buffers: &mut Buffers) -> Result<bool, LinkEnd> {
+        let asked = self.refuse(buffers)?;
+        if !self.ready.writable || self.outbox.is_empty() {
+            return Ok(asked);
         }
-        let unread = !self.outbox.is_empty() || sys::unread_by_peer(&self.fd).unwrap_or(0) > 0;
-        if asked || unread { Told::NotAll } else { Told::All }
+        let written = self.outbox.write(&self.fd).map_err(|_| LinkEnd::Unmounted)?;
+        self.ready.writable = !written.full;
+        Ok(asked || written.bytes > 0)
+    }
+
+    /// Whether it has lost its far end.
+    pub fn has_failed(&self) -> bool {
+        self.failed
     }
 
     /// Answers what comes; says whether anything did.
@@ -386,10 +373,16 @@ impl Link {
         let mut asked = false;
         while self.ready.readable && self.outbox.len() < BACKLOG {
             match buffers.read(&self.fd) {
-                Ok(Some(read)) => self.requests.push(read.bytes),
+                Ok(Some(read)) => {
+                    self.ready.has_read(&read);
+                    self.requests.push(read.bytes);
+                }
                 Ok(None) => return Err(LinkEnd::Unmounted),
                 Err(Errno::INTR) => continue,
-                Err(Errno::AGAIN) => self.ready.readable = false,
+                Err(Errno::AGAIN) => {
+                    self.ready.readable = false;
+                    break;
+                }
                 Err(errno) => return Err(LinkEnd::Io(errno)),
             }
             while let Some(item) = self.requests.poll().map_err(SessionError::BadRequest)? {

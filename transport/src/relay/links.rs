@@ -8,26 +8,18 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mio::{Poll, Registry, Token as Readiness, Waker};
+use mio::{Events, Poll, Registry, Token as Readiness, Waker};
 
 use super::buffer::Buffers;
 use super::channel::{Channel, ChannelEnd, Greeting};
-use super::link::{Link, LinkEnd, Told};
+use super::link::{Link, LinkEnd};
 use super::mailbox::{Mailbox, Sender};
-use super::pump::{self, BELL, Context, FIRST, Role};
+use super::pump::{self, BELL, Context, EVENTS, FIRST, Role};
 use super::ready::Ready;
 use crate::id::{Msize, StreamId};
 use crate::mux::preface::{Capabilities, ClientHello, Role as CallRole, ServerHello};
 use crate::mux::{Authorisation, Code, Config, Connection, Event, Open, Reason, Side};
 use crate::stats::StreamStats;
-
-/// How long the client of a stream that has lost its far end is told so before its socket closes, at
-/// the most: a closed socket would overtake replies that the kernel has not read.
-const FAREWELL: Duration = Duration::from_millis(800);
-/// How long such a client asks nothing more before its socket closes.
-const QUIET: Duration = Duration::from_millis(60);
-/// How often is looked what such a client asks meanwhile.
-const STEP: Duration = Duration::from_millis(10);
 
 /// A stream's name between the data plane and its owner.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -77,10 +69,12 @@ pub enum Notice {
     Opened(LinkId, Msize),
     /// A stream was refused; the far end chose the words.
     Refused(LinkId, Reason),
-    /// A stream has ended here.
+    /// A stream has ended: its 9P client has closed, or is to blame.
     Ended(LinkId, LinkEnd),
-    /// A stream was ended by the far end, which chose the words.
+    /// A stream was ended by the far end, which chose the words. Its 9P client gets EIO until it closes.
     Closed(LinkId, Reason),
+    /// The channel has ended. The 9P clients get EIO until they close; streams without one have ended.
+    Lost(ChannelEnd),
 }
 
 /// Where notices go; called on the data plane's thread.
@@ -101,10 +95,6 @@ pub struct Links {
     ids: HashMap<LinkId, StreamId>,
     /// Whose socket has which readiness token, counted from [`FIRST`].
     ready: Vec<Option<StreamId>>,
-    /// Links that have lost their far end.
-    failed: Vec<Failed>,
-    /// When those are looked at again.
-    look: Duration,
     finishing: bool,
 }
 
@@ -116,15 +106,6 @@ struct Stream {
     /// The 9P socket, until the stream is open.
     fd: Option<OwnedFd>,
     link: Option<(Link, usize)>,
-}
-
-/// A link that has lost its far end and tells its client so.
-struct Failed {
-    link: Link,
-    /// When its socket closes at the latest.
-    until: Duration,
-    /// When it closes if nothing more is asked.
-    quiet: Duration,
 }
 
 impl Links {
@@ -145,8 +126,6 @@ impl Links {
             streams: HashMap::new(),
             ids: HashMap::new(),
             ready: Vec::new(),
-            failed: Vec::new(),
-            look: Duration::ZERO,
             finishing: false,
         };
         Ok(Plane { poll, channel, links })
@@ -187,7 +166,7 @@ impl Links {
             Command::Close(id) => {
                 if let Some(stream) = self.ids.get(&id).copied() {
                     cx.mux.close(stream, Reason::done());
-                    self.forget(cx, stream);
+                    self.forget(cx.registry, stream);
                 }
             }
             Command::Finish => self.finishing = true,
@@ -236,6 +215,9 @@ impl Links {
         let Some(stream) = self.streams.get_mut(&id) else { return false };
         let link_id = stream.id;
         let Some((link, _)) = &mut stream.link else { return false };
+        if link.has_failed() {
+            return self.pass_failed(cx.registry, id, cx.buffers);
+        }
         match work(link, cx) {
             Ok(moved) => moved,
             Err(end) => {
@@ -245,8 +227,7 @@ impl Links {
                 };
                 if end.is_the_far_ends() {
                     cx.mux.close(id, reason);
-                    self.fail(cx.now, id);
-                    self.notify(Notice::Ended(link_id, end));
+                    self.fail(id);
                 } else {
                     self.end(cx, id, reason, Notice::Ended(link_id, end));
                 }
@@ -257,44 +238,89 @@ impl Links {
 
     fn end(&mut self, cx: &mut Context<'_>, id: StreamId, reason: Reason, notice: Notice) {
         cx.mux.close(id, reason);
-        self.forget(cx, id);
+        self.forget(cx.registry, id);
         self.notify(notice);
     }
 
-    fn forget(&mut self, cx: &mut Context<'_>, id: StreamId) {
+    fn forget(&mut self, registry: &Registry, id: StreamId) {
         let Some(stream) = self.streams.remove(&id) else { return };
         self.ids.remove(&stream.id);
         if let Some((link, at)) = stream.link {
             self.ready[at] = None;
-            link.close(cx.registry);
+            link.close(registry);
         }
     }
 
-    /// Ends a stream whose far end is gone: its 9P client is told so before its socket closes.
-    fn fail(&mut self, now: Duration, id: StreamId) {
-        let Some(stream) = self.streams.remove(&id) else { return };
-        self.ids.remove(&stream.id);
-        if let Some((mut link, at)) = stream.link {
-            self.ready[at] = None;
-            link.fail();
-            self.failed.push(Failed { link, until: now + FAREWELL, quiet: now + QUIET });
-        }
-    }
-
-    /// Tells the clients of streams that have lost their far end; closes those that know.
-    fn pass_failed(&mut self, registry: &Registry, now: Duration, buffers: &mut Buffers) {
-        self.look = now + STEP;
-        let links = std::mem::take(&mut self.failed);
-        for mut failed in links {
-            match failed.link.pass_failed(buffers) {
-                Told::NotAll => failed.quiet = now + QUIET,
-                Told::All => {}
-                Told::Gone => failed.until = now,
+    /// A stream has lost its far end: its 9P client gets EIO for everything until it closes. Says
+    /// whether there is such a client.
+    fn fail(&mut self, id: StreamId) -> bool {
+        match self.streams.get_mut(&id).and_then(|stream| stream.link.as_mut()) {
+            Some((link, _)) => {
+                link.fail();
+                true
             }
-            if now < failed.until && now < failed.quiet {
-                self.failed.push(failed);
-            } else {
-                failed.link.close(registry);
+            None => false,
+        }
+    }
+
+    /// Goes on without a channel: answers the 9P clients that have lost theirs, until the last closes.
+    fn outlive(&mut self, poll: &mut Poll, end: ChannelEnd) {
+        let given_up = matches!(end, ChannelEnd::Done);
+        let streams: Vec<StreamId> = self.streams.keys().copied().collect();
+        for id in streams {
+            if given_up || !self.fail(id) {
+                let name = self.streams.get(&id).map(|stream| stream.id);
+                self.forget(poll.registry(), id);
+                name.into_iter().for_each(|id| self.notify(Notice::Ended(id, LinkEnd::FarEnd)));
+            }
+        }
+        self.notify(Notice::Lost(end));
+        let mut buffers = Buffers::new();
+        let mut events = Events::with_capacity(EVENTS);
+        while !self.streams.is_empty() {
+            self.mailbox.mute();
+            while let Some(command) = self.mailbox.take() {
+                match command {
+                    Command::Close(id) => {
+                        if let Some(stream) = self.ids.get(&id).copied() {
+                            self.forget(poll.registry(), stream);
+                        }
+                    }
+                    // Whoever asks has not heard yet that there is no channel; the letter's end tells.
+                    Command::Open { .. } => {}
+                    Command::Finish => {
+                        let all: Vec<StreamId> = self.streams.keys().copied().collect();
+                        all.into_iter().for_each(|id| self.forget(poll.registry(), id));
+                    }
+                }
+            }
+            let mut moved = self.mailbox.listen();
+            for at in 0..self.ready.len() {
+                if let Some(id) = self.ready[at] {
+                    moved |= self.pass_failed(poll.registry(), id, &mut buffers);
+                }
+            }
+            let sleep = moved.then_some(Duration::ZERO);
+            if self.streams.is_empty() || poll.poll(&mut events, sleep).is_err() {
+                continue;
+            }
+            for event in &events {
+                self.handle_ready(event.token(), Ready::of(event));
+            }
+        }
+    }
+
+    /// Answers the client of a stream that has lost its far end; says whether anything moved.
+    fn pass_failed(&mut self, registry: &Registry, id: StreamId, buffers: &mut Buffers) -> bool {
+        let Some(stream) = self.streams.get_mut(&id) else { return false };
+        let name = stream.id;
+        let Some((link, _)) = &mut stream.link else { return false };
+        match link.pass_failed(buffers) {
+            Ok(moved) => moved,
+            Err(end) => {
+                self.forget(registry, id);
+                self.notify(Notice::Ended(name, end));
+                true
             }
         }
     }
@@ -306,20 +332,11 @@ impl Plane {
         self.links.mailbox.sender()
     }
 
-    /// Moves bytes until the channel ends, and says why it did. Whatever waits at a 9P socket has failed
-    /// with EIO then, and all of them are closed.
-    pub fn run(mut self) -> ChannelEnd {
+    /// Moves bytes until the channel ends, which a notice tells, and then answers EIO to whoever is left
+    /// at a 9P socket, until the last has closed it.
+    pub fn run(mut self) {
         let end = pump::run(&mut self.poll, self.channel, &mut self.links);
-        let streams: Vec<StreamId> = self.links.streams.keys().copied().collect();
-        let mut now = Duration::ZERO;
-        streams.into_iter().for_each(|stream| self.links.fail(now, stream));
-        let mut buffers = Buffers::new();
-        while !self.links.failed.is_empty() {
-            self.links.pass_failed(self.poll.registry(), now, &mut buffers);
-            std::thread::sleep(STEP);
-            now += STEP;
-        }
-        end
+        self.links.outlive(&mut self.poll, end);
     }
 }
 
@@ -345,15 +362,19 @@ impl Role for Links {
             }
             Event::Refused { stream, reason } => {
                 if let Some(id) = self.streams.get(&stream).map(|stream| stream.id) {
-                    self.forget(cx, stream);
+                    self.forget(cx.registry, stream);
                     self.notify(Notice::Refused(id, reason));
                 }
             }
             Event::Closed { stream, reason, .. } => {
                 if let Some(id) = self.streams.get(&stream).map(|stream| stream.id) {
                     cx.mux.close(stream, Reason::done());
-                    self.fail(cx.now, stream);
-                    self.notify(Notice::Closed(id, reason));
+                    if self.fail(stream) {
+                        self.notify(Notice::Closed(id, reason));
+                    } else {
+                        self.forget(cx.registry, stream);
+                        self.notify(Notice::Ended(id, LinkEnd::FarEnd));
+                    }
                 }
             }
             // The client end is not asked for streams; an end that is going closes the channel.
@@ -381,15 +402,12 @@ impl Role for Links {
                 moved |= self.with(cx, stream, Link::pass);
             }
         }
-        self.pass_failed(cx.registry, cx.now, cx.buffers);
         moved | self.mailbox.listen()
     }
 
     fn poll_timeout(&self) -> Option<Duration> {
         let links = self.streams.values().filter_map(|stream| stream.link.as_ref());
-        let due = links.filter_map(|(link, _)| link.poll_timeout()).min();
-        let look = (!self.failed.is_empty()).then_some(self.look);
-        due.into_iter().chain(look).min()
+        links.filter_map(|(link, _)| link.poll_timeout()).min()
     }
 
     fn is_done(&self) -> bool {

@@ -23,7 +23,7 @@ const FAREWELL: Duration = Duration::from_millis(300);
 /// Passes in a row before it is looked whether something else has become ready.
 const PASSES: usize = 8;
 /// Readiness events taken at a time.
-const EVENTS: usize = 256;
+pub(super) const EVENTS: usize = 256;
 
 /// What the pump lends to its role.
 pub struct Context<'a> {

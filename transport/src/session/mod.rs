@@ -44,7 +44,7 @@ const EBADF: u32 = 9;
 /// errno: no tags are left.
 const EAGAIN: u32 = 11;
 /// errno: the far end is gone.
-pub const EIO: u32 = 5;
+const EIO: u32 = 5;
 
 /// Why a conversation cannot go on; it ends its stream and nothing else.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
