@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use super::buffer::Buffers;
 use super::class::class;
-use super::outbox::Outbox;
+use super::outbox::{Outbox, Written};
 use super::pump::Context;
 use super::ready::Ready;
 use crate::id::{Msize, StreamId};
@@ -316,8 +316,17 @@ impl Link {
     }
 
     fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkEnd> {
+        let written = self.flush()?;
+        if written.worth > 0 {
+            cx.mux.consumed(self.stream, written.worth);
+        }
+        Ok(written.bytes > 0)
+    }
+
+    /// Writes what the socket takes now.
+    fn flush(&mut self) -> Result<Written, LinkEnd> {
         if !self.ready.writable || self.outbox.is_empty() {
-            return Ok(false);
+            return Ok(Written::default());
         }
         let written = match self.outbox.write(&self.fd) {
             Ok(written) => written,
@@ -325,10 +334,7 @@ impl Link {
             Err(errno) => return Err(LinkEnd::Io(errno)),
         };
         self.ready.writable = !written.full;
-        if written.worth > 0 {
-            cx.mux.consumed(self.stream, written.worth);
-        }
-        Ok(written.bytes > 0)
+        Ok(written)
     }
 
     /// Follows the session's msize.
@@ -355,11 +361,7 @@ impl Link {
     /// As [`pass`](Self::pass), after [`fail`](Self::fail).
     pub fn pass_failed(&mut self, buffers: &mut Buffers) -> Result<bool, LinkEnd> {
         let asked = self.refuse(buffers)?;
-        if !self.ready.writable || self.outbox.is_empty() {
-            return Ok(asked);
-        }
-        let written = self.outbox.write(&self.fd).map_err(|_| LinkEnd::Unmounted)?;
-        self.ready.writable = !written.full;
+        let written = self.flush()?;
         Ok(asked || written.bytes > 0)
     }
 
