@@ -21,7 +21,7 @@ use transport::relay::pump::{BELL, Context, Role};
 use transport::relay::ready::Ready;
 
 use crate::fs::{Export, Limits, Replies, Session, Workers};
-use crate::grant::{Grant, SharedBook, open_book};
+use crate::grant::{Grant, SharedBook, Source, open_book};
 use crate::stderr;
 use crate::waiting::{self, Waiting};
 
@@ -191,7 +191,10 @@ impl Demux {
                 .redeem(&token, Instant::now())
                 .ok_or_else(|| refused("no such permission"))?,
         };
-        Export::from_dir(grant.root, grant.folder.as_path(), grant.read_only)
+        let Source::Folder(root) = grant.source else {
+            return Err(refused("no other server than the embedded one"));
+        };
+        Export::from_dir(root, grant.folder.as_path(), grant.read_only)
             .map_err(|error| Reason::new(Code::FOLDER, error.to_string()))
     }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!  first call's process                       a later call's process (dom0 was asked again)
 //!  ─ holds the channel, the Book              ─ opens its folder
-//!  ─ listens in the runtime folder    ◄─────  ─ sends client, folder, access and the descriptor
+//!  ─ listens in the runtime folder    ◄─────  ─ sends client, folder, access and what serves it
 //!  ─ notes it, makes a token          ─────►  ─ tells the client the token, and ends
 //!  ◄── OPEN with that token, over the channel
 //! ```
@@ -13,7 +13,7 @@
 //! client qube's name, which qrexec vouches for at both ends of the talk, is compared besides.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,7 +30,7 @@ const MAX_WAITING: usize = 64;
 /// How long the other process may take with its part of the talk.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The form of the message between the two processes.
-const FORM: u8 = 1;
+const FORM: u8 = 2;
 
 /// A channel's nonce, or a token.
 pub type Random = [u8; 16];
@@ -42,8 +42,39 @@ pub struct Grant {
     pub folder: FolderPath,
     /// Nothing in it may be changed.
     pub read_only: bool,
-    /// The folder, opened.
-    pub root: OwnedFd,
+    /// What serves it.
+    pub source: Source,
+}
+
+/// What serves a granted folder.
+#[derive(Debug)]
+pub enum Source {
+    /// This process: the folder, opened.
+    Folder(OwnedFd),
+    /// Another process, which speaks 9P2000.L at the far end of this stream socket and serves nothing
+    /// but the folder.
+    Server(OwnedFd),
+}
+
+impl Source {
+    /// Its number in the message between the two processes.
+    const FOLDER: u8 = 0;
+    const SERVER: u8 = 1;
+
+    fn number(&self) -> u8 {
+        match self {
+            Source::Folder(_) => Source::FOLDER,
+            Source::Server(_) => Source::SERVER,
+        }
+    }
+}
+
+impl AsFd for Source {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Source::Folder(fd) | Source::Server(fd) => fd.as_fd(),
+        }
+    }
 }
 
 /// Sixteen random bytes from the kernel.
@@ -165,14 +196,19 @@ fn take(caller: &MessageSocket, client: &str, book: &SharedBook) -> Result<(), E
 }
 
 fn parse(message: Message, client: &str) -> Option<Grant> {
-    let [root] = <[OwnedFd; 1]>::try_from(message.fds).ok()?;
-    let (&[form, read_only, name], rest) = message.bytes.split_first_chunk::<3>()?;
+    let [fd] = <[OwnedFd; 1]>::try_from(message.fds).ok()?;
+    let (&[form, read_only, source, name], rest) = message.bytes.split_first_chunk::<4>()?;
     let (name, folder) = rest.split_at_checked(usize::from(name))?;
     if form != FORM || name != client.as_bytes() {
         return None;
     }
     let folder = FolderPath::parse(OsStr::from_bytes(folder)).ok()?;
-    Some(Grant { folder, read_only: read_only != 0, root })
+    let source = match source {
+        Source::FOLDER => Source::Folder(fd),
+        Source::SERVER => Source::Server(fd),
+        _ => return None,
+    };
+    Some(Grant { folder, read_only: read_only != 0, source })
 }
 
 /// Hands `grant`, made to `client`, to the process that holds the channel with this nonce; gives the
@@ -189,11 +225,11 @@ pub fn hand_over(
         Err(errno) => return Err(errno),
     };
     let name = u8::try_from(client.len()).map_err(|_| Errno::NAMETOOLONG)?;
-    let mut bytes = vec![FORM, u8::from(grant.read_only), name];
+    let mut bytes = vec![FORM, u8::from(grant.read_only), grant.source.number(), name];
     bytes.extend_from_slice(client.as_bytes());
     bytes.extend_from_slice(grant.folder.as_bytes());
     desk.set_timeout(PATIENCE)?;
-    desk.send(&bytes, &[grant.root.as_fd()])?;
+    desk.send(&bytes, &[grant.source.as_fd()])?;
     let answer = desk.receive()?;
     Ok(Some(Random::try_from(answer.bytes).map_err(|_| Errno::ACCESS)?))
 }
@@ -206,7 +242,7 @@ mod tests {
         let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY;
         let root = rustix::fs::open(folder, flags, rustix::fs::Mode::empty()).unwrap();
         let folder = FolderPath::parse(folder.as_os_str()).unwrap();
-        Grant { folder, read_only: true, root }
+        Grant { folder, read_only: true, source: Source::Folder(root) }
     }
 
     #[test]

@@ -29,7 +29,7 @@ use transport::relay::channel::{Channel, ChannelEnd};
 use transport::relay::pump;
 
 use crate::demux::Demux;
-use crate::grant::{self, Desk, Grant, SharedBook, hand_over};
+use crate::grant::{self, Desk, Grant, SharedBook, Source, hand_over};
 
 /// Why a call comes to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -149,7 +149,7 @@ fn open(call: &Call) -> Result<Grant, ServiceError> {
             errno => format!("it cannot be opened: {errno}"),
         })
     })?;
-    Ok(Grant { folder: folder.clone(), read_only: call.read_only, root })
+    Ok(Grant { folder: folder.clone(), read_only: call.read_only, source: Source::Folder(root) })
 }
 
 /// Opens a folder, following no symbolic link anywhere on the way. Errors are those of openat2(2).

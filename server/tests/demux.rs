@@ -12,7 +12,7 @@ use mio::{Events, Poll};
 use policy::FolderPath;
 use rustix::fs::{Mode, OFlags};
 use server::demux::Demux;
-use server::grant::{Grant, SharedBook};
+use server::grant::{Grant, SharedBook, Source};
 use transport::id::{Fid, Msize, StreamId, Tag};
 use transport::mux::{Authorisation, Config, Connection, Event, Open, Side};
 use transport::ninep::message::VERSION;
@@ -53,7 +53,7 @@ impl Pair {
         let grant = Grant {
             folder: FolderPath::parse(folder.as_os_str()).unwrap(),
             read_only: false,
-            root: root.unwrap(),
+            source: Source::Folder(root.unwrap()),
         };
         let poll = Poll::new().unwrap();
         let demux = Demux::new(poll.registry(), grant, SharedBook::default()).unwrap();
