@@ -3,6 +3,7 @@
 
 Names are bytes throughout. A subcommand prints why it failed and ends with 1.
 """
+import ctypes
 import fcntl
 import hashlib
 import mmap
@@ -29,6 +30,13 @@ def diod(folder, mountpoint, options):
     options += f",trans=fd,rfdno={fd},wfdno={fd},version=9p2000.L,uname=root,aname={folder},access=any"
     subprocess.run(["mount", "-i", "-t", "9p", "-o", options, "work", mountpoint],
                    check=True, pass_fds=[fd])
+
+
+def unmount(path):
+    """umount2(2) and nothing else."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.umount2(path.encode(), 0) != 0:
+        raise OSError(ctypes.get_errno(), "umount2")
 
 
 def tree(root, files, seed="1"):

@@ -25,6 +25,8 @@ pub(super) struct Translated {
     pub(super) made: Option<(Fid, Fid)>,
     /// The fid that it ends.
     pub(super) ended: Option<Fid>,
+    /// Ending it sets an extended attribute, which may fail.
+    pub(super) sets_attribute: bool,
 }
 
 impl Translated {
@@ -45,6 +47,8 @@ pub(super) struct Fids {
     far: BTreeMap<Fid, Fid>,
     /// The kernel's fids that an unanswered request makes.
     binding: BTreeSet<Fid>,
+    /// The kernel's fids that a `Txattrcreate` named.
+    attributes: BTreeSet<Fid>,
     free: Vec<Fid>,
     next: u32,
 }
@@ -53,7 +57,13 @@ impl Fids {
     /// A request's fids; `None` where it names one that is not there, or makes one that is.
     /// What it ends is gone from here on; what it makes is there after [`bind`](Self::bind).
     pub(super) fn translate(&mut self, message: &Tmessage<'_>) -> Option<Translated> {
-        let mut to = Translated { fields: [(0, Fid::NONE); 2], count: 0, made: None, ended: None };
+        let mut to = Translated {
+            fields: [(0, Fid::NONE); 2],
+            count: 0,
+            made: None,
+            ended: None,
+            sets_attribute: false,
+        };
         match *message {
             Tmessage::Tversion { .. } | Tmessage::Tflush { .. } | Tmessage::Never(..) => {}
             Tmessage::Tauth { afid, .. } => self.make(afid, FIRST, &mut to)?,
@@ -84,6 +94,11 @@ impl Fids {
                 let far = self.far.remove(&fid)?;
                 to.put(FIRST, far);
                 to.ended = Some(far);
+                to.sets_attribute = self.attributes.remove(&fid);
+            }
+            Tmessage::Txattrcreate { fid, .. } => {
+                to.put(FIRST, self.known(fid)?);
+                self.attributes.insert(fid);
             }
             Tmessage::Tstatfs { fid }
             | Tmessage::Tlopen { fid, .. }
@@ -93,7 +108,6 @@ impl Fids {
             | Tmessage::Treadlink { fid }
             | Tmessage::Tgetattr { fid, .. }
             | Tmessage::Tsetattr { fid, .. }
-            | Tmessage::Txattrcreate { fid, .. }
             | Tmessage::Treaddir { fid, .. }
             | Tmessage::Tfsync { fid, .. }
             | Tmessage::Tlock { fid, .. }

@@ -14,6 +14,9 @@
 //!   [`FLUSH_TIME`], whatever the far end does.
 //! - Fids of its own let it forget what a request made that nobody waits for any more, and later open
 //!   lazily and reconnect.
+//! - A `Tclunk` is answered at once: nothing that close(2) could tell comes with its reply, and umount(8)
+//!   need not wait for a far end that has stalled. Not where an extended attribute is set: there the
+//!   reply says whether it was.
 //!
 //! No I/O and no clock: requests and replies in, heads to pass on out, `now` an argument. Payloads
 //! never come here. What a reply's *contents* may be is the guard's business; that it is the reply to
@@ -38,6 +41,10 @@ use tags::{Pending, Tags, Undo};
 
 /// How long a `Tflush` waits for the far end before it is answered here.
 pub const FLUSH_TIME: Duration = Duration::from_millis(800);
+
+/// Clunks that the far end may have unanswered while more are answered here. Beyond it they wait for
+/// their replies, as 9P has it, so that a far end that has stalled is not owed any number.
+const EARLY_CLUNKS: usize = 1024;
 
 /// errno: not a fid.
 const EBADF: u32 = 9;
@@ -201,7 +208,11 @@ impl Session {
             }
             _ => Undo::Nothing,
         };
-        let pending = Pending { near: Some(tag), kind: message.kind(), undo };
+        let early = matches!(message, Tmessage::Tclunk { .. })
+            && !fids.sets_attribute
+            && self.tags.unwaited() < EARLY_CLUNKS;
+        let near = (!early).then_some(tag);
+        let pending = Pending { near, kind: message.kind(), undo };
         let Some(far) = self.tags.take(pending) else {
             if let Some((near, far)) = fids.made {
                 self.fids.unmake(near);
@@ -209,6 +220,9 @@ impl Session {
             }
             return Ok(Request::Answer(Rmessage::error(tag, EAGAIN)));
         };
+        if early {
+            self.replies.push_back(Rmessage::Rclunk.encode(tag));
+        }
         Ok(Request::Forward(self.patch(head, far, fids.fields())))
     }
 

@@ -143,6 +143,11 @@ impl Tags {
         })
     }
 
+    /// Tags that are taken though the kernel does not wait for them.
+    pub(super) fn unwaited(&self) -> usize {
+        self.slots.len() - self.free.len() - self.near.len()
+    }
+
     /// The far end has nothing to answer any more.
     pub(super) fn clear(&mut self) {
         *self = Tags::default();

@@ -196,11 +196,52 @@ fn a_lock_granted_too_late_is_given_back() {
 }
 
 #[test]
-fn a_clunk_is_never_given_up() {
+fn a_clunk_is_answered_at_once_and_its_fid_may_be_made_again() {
     let mut talk = Talk::new();
     let (tag, _) = talk.passes(1, clunk(0));
-    assert_eq!(talk.asks(2, Tmessage::Tflush { oldtag: Tag(1) }), Request::Wait);
+    assert_eq!(talk.0.poll_reply(), Some(Rmessage::Rclunk.encode(Tag(1))));
+    assert_eq!(talk.0.in_flight(), 0);
+    let (again, _) = talk.passes(1, attach(0));
+    // The far end's own answer, good or bad, is nobody's.
+    assert_eq!(talk.hears(tag, Rmessage::Rlerror { errno: EIO }), None);
+    assert_eq!(talk.hears(again, Rmessage::Rattach { qid: QID }), Some(1));
+    assert_eq!(talk.0.poll_reply(), None);
+}
+
+#[test]
+fn a_clunk_that_sets_an_attribute_is_waited_for() {
+    let mut talk = Talk::new();
+    let name = b"user.a";
+    let create = Tmessage::Txattrcreate { fid: Fid(0), name, size: 1, flags: 0 };
+    let (tag, _) = talk.passes(1, create);
+    talk.hears(tag, Rmessage::Rxattrcreate);
+    let (tag, _) = talk.passes(1, clunk(0));
+    assert_eq!(talk.0.poll_reply(), None);
+    assert_eq!(talk.hears(tag, Rmessage::Rlerror { errno: EIO }), Some(1));
+}
+
+#[test]
+fn clunks_that_a_stalled_far_end_owes_are_bounded() {
+    let mut talk = Talk::new();
+    for fid in 1..=EARLY_CLUNKS as u32 + 1 {
+        let (tag, _) = talk.passes(1, walk(0, fid));
+        talk.hears(tag, walked(1));
+    }
+    for fid in 1..=EARLY_CLUNKS as u32 {
+        talk.passes(1, clunk(fid));
+        assert_eq!(talk.0.poll_reply(), Some(Rmessage::Rclunk.encode(Tag(1))));
+    }
+    let (tag, _) = talk.passes(1, clunk(EARLY_CLUNKS as u32 + 1));
+    assert_eq!(talk.0.poll_reply(), None);
     assert_eq!(talk.hears(tag, Rmessage::Rclunk), Some(1));
+}
+
+#[test]
+fn what_ends_a_fid_is_never_given_up() {
+    let mut talk = Talk::new();
+    let (tag, _) = talk.passes(1, Tmessage::Tremove { fid: Fid(0) });
+    assert_eq!(talk.asks(2, Tmessage::Tflush { oldtag: Tag(1) }), Request::Wait);
+    assert_eq!(talk.hears(tag, Rmessage::Rremove), Some(1));
     assert_eq!(talk.0.poll_reply(), Some(Rmessage::Rflush.encode(Tag(2))));
     assert_eq!(talk.0.poll_timeout(), None);
 }
@@ -269,13 +310,13 @@ fn a_version_is_waited_for_like_any_request() {
 }
 
 #[test]
-fn every_flush_of_a_clunk_is_answered() {
+fn every_flush_of_what_ends_a_fid_is_answered() {
     let mut talk = Talk::new();
-    let (clunk, _) = talk.passes(1, clunk(0));
+    let (remove, _) = talk.passes(1, Tmessage::Tremove { fid: Fid(0) });
     for tag in [2, 3] {
         assert_eq!(talk.asks(tag, Tmessage::Tflush { oldtag: Tag(1) }), Request::Wait);
     }
-    assert_eq!(talk.hears(clunk, Rmessage::Rclunk), Some(1));
+    assert_eq!(talk.hears(remove, Rmessage::Rremove), Some(1));
     assert_eq!(talk.0.poll_reply(), Some(Rmessage::Rflush.encode(Tag(2))));
     assert_eq!(talk.0.poll_reply(), Some(Rmessage::Rflush.encode(Tag(3))));
 }
