@@ -133,25 +133,30 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// Takes permissions for `client` into `book`, at a socket named for `nonce` in `runtime`, on a
-    /// thread of its own that lives as long as the process. Sockets that processes left behind when
-    /// they were killed are cleared away.
-    pub fn open(
-        runtime: &Path,
-        nonce: &Random,
-        client: &str,
-        book: SharedBook,
-    ) -> Result<Desk, Errno> {
+    /// A place for later calls, at a socket named for `nonce` in `runtime`; nobody attends to it yet.
+    /// Sockets that processes left behind when they were killed are cleared away.
+    pub fn open(runtime: &Path, nonce: &Random) -> Result<(Desk, MessageSocket), Errno> {
         clear(runtime);
         let path = socket_path(runtime, nonce);
         let socket = MessageSocket::listen(&path)?;
-        let client = client.to_owned();
-        std::thread::Builder::new()
-            .name("grants".into())
-            .spawn(move || serve(&socket, &client, &book))
-            .map_err(|_| Errno::AGAIN)?;
-        Ok(Desk { path })
+        Ok((Desk { path }, socket))
     }
+
+    /// Leaves it to another process to take it away.
+    pub fn leave(self) {
+        std::mem::forget(self);
+    }
+}
+
+/// Takes permissions for `client` into `book`, at a desk's `socket`, on a thread of its own that lives
+/// as long as the process.
+pub fn attend(socket: MessageSocket, client: &str, book: SharedBook) -> Result<(), Errno> {
+    let client = client.to_owned();
+    std::thread::Builder::new()
+        .name("grants".into())
+        .spawn(move || serve(&socket, &client, &book))
+        .map(drop)
+        .map_err(|_| Errno::AGAIN)
 }
 
 impl Drop for Desk {
@@ -276,7 +281,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let nonce = random().unwrap();
         let book = SharedBook::default();
-        let desk = Desk::open(runtime.path(), &nonce, "work", Arc::clone(&book)).unwrap();
+        let (desk, socket) = Desk::open(runtime.path(), &nonce).unwrap();
+        attend(socket, "work", Arc::clone(&book)).unwrap();
         let hand = |nonce: &Random, client: &str| {
             hand_over(runtime.path(), nonce, client, &grant(folder.path()))
         };
@@ -297,7 +303,7 @@ mod tests {
         drop(MessageSocket::listen(&left).unwrap());
         assert!(left.exists());
         let nonce = random().unwrap();
-        let _desk = Desk::open(runtime.path(), &nonce, "work", SharedBook::default()).unwrap();
+        let _desk = Desk::open(runtime.path(), &nonce).unwrap();
         assert!(!left.exists());
         assert!(socket_path(runtime.path(), &nonce).exists());
     }

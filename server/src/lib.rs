@@ -10,6 +10,7 @@
 pub mod demux;
 pub mod fs;
 pub mod grant;
+pub mod sandbox;
 pub mod service;
 pub mod stderr;
 mod sys;

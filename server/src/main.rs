@@ -2,10 +2,13 @@
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use server::service::{Caller, ServiceError, serve};
+use rustix::process::geteuid;
+use server::sandbox::{self, Kind};
+use server::service::{Caller, ServiceError, Settings, serve};
 
 /// Serve a folder of this qube to another, as a qrexec service.
 ///
@@ -17,6 +20,29 @@ struct Cli {
     /// The service's argument, as qrexec gives it; `SERVICE+ARGUMENT` where qrexec is not there
     #[arg(value_name = "ARGUMENT", allow_hyphen_values = true)]
     argument: Option<OsString>,
+
+    /// Do not lock the process into the folder: any user's rights there are the service's whole limit
+    #[arg(long, conflicts_with_all = ["sandbox", "keep_file_capabilities"])]
+    no_sandbox: bool,
+
+    /// Use this sandbox and no other
+    #[arg(long, hide = true, value_name = "KIND")]
+    sandbox: Option<SandboxKind>,
+
+    /// Let a service of root's act on all files in the folder as root does, whoever owns them
+    #[arg(long)]
+    keep_file_capabilities: bool,
+
+    /// Try what the sandbox forbids, in a folder of its own in FOLDER, and say what came of it
+    #[arg(long, value_name = "FOLDER", num_args = 0..=1, exclusive = true)]
+    check_sandbox: Option<Option<PathBuf>>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum SandboxKind {
+    Namespaces,
+    Landlock,
+    None,
 }
 
 fn main() -> ExitCode {
@@ -24,8 +50,11 @@ fn main() -> ExitCode {
     // Modes come from the client as they are meant.
     rustix::process::umask(rustix::fs::Mode::empty());
     server::fs::limits::raise_descriptors();
+    if let Some(folder) = cli.check_sandbox {
+        return check(folder);
+    }
     match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             server::stderr::say(format_args!("qvm-folder-server: {}", shown(&error)));
             ExitCode::FAILURE
@@ -43,7 +72,35 @@ fn shown(error: &anyhow::Error) -> String {
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<()> {
+fn check(folder: Option<PathBuf>) -> ExitCode {
+    match sandbox::check(&folder.unwrap_or_else(std::env::temp_dir)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("qvm-folder-server: the sandbox cannot be checked: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn settings(cli: &Cli) -> anyhow::Result<Settings> {
+    anyhow::ensure!(
+        !cli.keep_file_capabilities || geteuid().is_root(),
+        "--keep-file-capabilities is for a service of root's: another user has none to keep"
+    );
+    let kinds = match cli.sandbox {
+        _ if cli.no_sandbox => Vec::new(),
+        Some(SandboxKind::None) => Vec::new(),
+        Some(SandboxKind::Namespaces) => vec![Kind::Namespaces],
+        Some(SandboxKind::Landlock) => vec![Kind::Landlock],
+        None => Kind::ALL.to_vec(),
+    };
+    let keep_file_capabilities = cli.keep_file_capabilities;
+    Ok(Settings { sandbox: sandbox::Settings { kinds, keep_file_capabilities } })
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let settings = settings(&cli)?;
     let caller = Caller::from_environment(cli.argument)?;
     // The channel's own descriptors: nothing else of this process writes to its stdout.
     let input = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
@@ -55,6 +112,6 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     )?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
-    serve(&caller, input, output)?;
-    Ok(())
+    drop(null);
+    Ok(serve(&caller, &settings, input, output)?)
 }

@@ -3,7 +3,8 @@
 //! ```text
 //!   environment ─► which client, which folder, reading only?      (qrexec vouches for the client)
 //!   preface     ─► the pair's first call, or a later one?
-//!     first: becomes the channel, serves until end-of-file of stdin
+//!     first: becomes the channel: splits in two, of which the locked-in half serves until
+//!            end-of-file of stdin, and the other half waits for it
 //!     later: hands its permission to the channel's process, answers with the token, ends
 //! ```
 //!
@@ -13,13 +14,13 @@
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use policy::{Call, Folder, FolderPath, QubeName};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use policy::{Call, Folder, QubeName};
 use rustix::io::Errno;
-use transport::local::{RuntimeError, runtime_folder};
+use transport::local::{MessageSocket, RuntimeError, runtime_folder};
 use transport::mux::preface::{
     Answer, Capabilities, ClientHello, Nonce, Preface, PrefaceError, PrefaceReader, Role,
     ServerHello, Taken, Token,
@@ -30,6 +31,8 @@ use transport::relay::pump;
 
 use crate::demux::Demux;
 use crate::grant::{self, Desk, Grant, SharedBook, Source, hand_over};
+use crate::sandbox::{self, Kind, Side as Half, Unavailable};
+use crate::stderr;
 
 /// Why a call comes to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +58,12 @@ pub enum ServiceError {
     /// There is no private folder for sockets.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// There is nothing to lock the service into.
+    #[error(transparent)]
+    Sandbox(#[from] Unavailable),
+    /// A folder for a process that cannot open it where it is, and no other can serve it.
+    #[error("a channel without namespaces serves one folder only: {0}")]
+    OneFolder(Unavailable),
     /// Something of the system failed.
     #[error("{0}: {1}")]
     System(&'static str, Errno),
@@ -75,6 +84,14 @@ impl ServiceError {
             ServiceError::Channel(ChannelEnd::Cut(_)) => {
                 Reason::new(Code::PROTOCOL, "the channel was cut off")
             }
+            ServiceError::Sandbox(_) => Reason::new(
+                Code::RESOURCES,
+                "the service cannot be locked into its folder there; see its log",
+            ),
+            ServiceError::OneFolder(_) => Reason::new(
+                Code::RESOURCES,
+                "without user namespaces the service there serves one folder at a time",
+            ),
             ServiceError::NotACall(_) => Reason::new(Code::INTERNAL, self.to_string()),
             _ => Reason::new(Code::RESOURCES, "the service cannot be started; see its log"),
         }
@@ -108,10 +125,23 @@ impl Caller {
     }
 }
 
-/// Serves one call over `input` and `output`, until the client end closes it.
-pub fn serve(caller: &Caller, input: OwnedFd, output: OwnedFd) -> Result<(), ServiceError> {
+/// What the person who set the service up wants of it.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// What it is locked into.
+    pub sandbox: sandbox::Settings,
+}
+
+/// Serves one call over `input` and `output`, until the client end closes it. To be called with one
+/// thread in the process.
+pub fn serve(
+    caller: &Caller,
+    settings: &Settings,
+    input: OwnedFd,
+    output: OwnedFd,
+) -> Result<ExitCode, ServiceError> {
     let (hello, rest) = match read_preface(&input) {
-        Ok(None) => return Ok(()),
+        Ok(None) => return Ok(ExitCode::SUCCESS),
         Ok(Some(read)) => read,
         Err(error) => return Err(refuse(&output, error)),
     };
@@ -123,14 +153,15 @@ pub fn serve(caller: &Caller, input: OwnedFd, output: OwnedFd) -> Result<(), Ser
         Err(error) => return Err(refuse(&output, error)),
     };
     match hello.role {
-        Role::Grant(nonce) => match later_call(caller, &grant, &nonce) {
+        Role::Grant(nonce) => match later_call(caller, settings, grant, &nonce) {
             Ok(token) => {
                 let taken = Taken::Grant(token);
-                say(&output, &Answer::Taken(introduction(taken, nonce)))
+                say(&output, &Answer::Taken(introduction(taken, nonce)))?;
+                Ok(ExitCode::SUCCESS)
             }
             Err(error) => Err(refuse(&output, error)),
         },
-        Role::Channel => first_call(caller, grant, &hello, rest, input, output),
+        Role::Channel => first_call(caller, settings, grant, &hello, rest, input, output),
     }
 }
 
@@ -139,7 +170,7 @@ fn open(call: &Call) -> Result<Grant, ServiceError> {
     let Folder::Path(folder) = &call.folder else {
         return Err(ServiceError::Folder("there is no folder of that name".into()));
     };
-    let root = open_folder(folder).map_err(|errno| {
+    let root = sandbox::open_folder(folder).map_err(|errno| {
         ServiceError::Folder(match errno {
             Errno::NOENT => "there is no such folder".into(),
             Errno::NOTDIR => "it is not a folder".into(),
@@ -152,39 +183,97 @@ fn open(call: &Call) -> Result<Grant, ServiceError> {
     Ok(Grant { folder: folder.clone(), read_only: call.read_only, source: Source::Folder(root) })
 }
 
-/// Opens a folder, following no symbolic link anywhere on the way. Errors are those of openat2(2).
-fn open_folder(folder: &FolderPath) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    rustix::fs::openat2(CWD, folder.as_path(), flags, Mode::empty(), resolve)
-}
-
-fn later_call(caller: &Caller, grant: &Grant, nonce: &Nonce) -> Result<Token, ServiceError> {
+/// Hands the folder over as the process with the channel can use it: by a mount that its empty root
+/// does not matter to.
+fn later_call(
+    caller: &Caller,
+    settings: &Settings,
+    mut grant: Grant,
+    nonce: &Nonce,
+) -> Result<Token, ServiceError> {
     let runtime = runtime_folder("server")?;
-    let handed = hand_over(&runtime, &nonce.0, &caller.client, grant);
+    let kinds = &settings.sandbox.kinds;
+    if let (Source::Folder(_), false) = (&grant.source, kinds.is_empty()) {
+        let detached = if kinds.contains(&Kind::Namespaces) {
+            sandbox::detach(&grant)
+        } else {
+            Err(Unavailable::not_asked_for())
+        };
+        grant.source = Source::Folder(detached.map_err(|why| {
+            if kinds.contains(&Kind::Landlock) { ServiceError::OneFolder(why) } else { why.into() }
+        })?);
+    }
+    let handed = hand_over(&runtime, &nonce.0, &caller.client, &grant);
     let token = handed.map_err(|errno| ServiceError::System("the channel's process", errno))?;
     token.map(Token).ok_or(ServiceError::NoChannel)
 }
 
 fn first_call(
     caller: &Caller,
+    settings: &Settings,
+    mut grant: Grant,
+    hello: &ClientHello,
+    rest: Bytes,
+    input: OwnedFd,
+    output: OwnedFd,
+) -> Result<ExitCode, ServiceError> {
+    let prepare = || {
+        let nonce = grant::random().map_err(|errno| ServiceError::System("random", errno))?;
+        let runtime = runtime_folder("server")?;
+        let desk = Desk::open(&runtime, &nonce)
+            .map_err(|errno| ServiceError::System("the socket for later calls", errno))?;
+        Ok((nonce, desk))
+    };
+    let (nonce, (desk, socket)) = match prepare() {
+        Ok(prepared) => prepared,
+        Err(error) => return Err(refuse(&output, error)),
+    };
+    if settings.sandbox.kinds.is_empty() {
+        stderr::say("running without a sandbox, as --no-sandbox asks for");
+    } else {
+        let keep = [input.as_fd(), output.as_fd(), socket.as_fd()];
+        match sandbox::enter(&settings.sandbox, &mut grant, &keep) {
+            Ok(Half::Confined(_)) => {
+                // It is outside, and the keeper's.
+                desk.leave();
+                let served = channel(caller, grant, nonce, socket, hello, rest, input, output);
+                return served.map(|()| ExitCode::SUCCESS);
+            }
+            Ok(Half::Keeper(keeper)) => {
+                drop((input, output, socket, grant));
+                let ended = keeper.wait();
+                drop(desk);
+                return Ok(ended.into());
+            }
+            Err(error) => return Err(refuse(&output, error.into())),
+        }
+    }
+    let served = channel(caller, grant, nonce, socket, hello, rest, input, output);
+    drop(desk);
+    served.map(|()| ExitCode::SUCCESS)
+}
+
+/// The channel itself, from the answer to its preface to its end.
+#[allow(clippy::too_many_arguments)]
+fn channel(
+    caller: &Caller,
     grant: Grant,
+    nonce: grant::Random,
+    socket: MessageSocket,
     hello: &ClientHello,
     rest: Bytes,
     input: OwnedFd,
     output: OwnedFd,
 ) -> Result<(), ServiceError> {
     let prepare = || {
-        let nonce = grant::random().map_err(|errno| ServiceError::System("random", errno))?;
         let book = SharedBook::default();
-        let runtime = runtime_folder("server")?;
-        let desk = Desk::open(&runtime, &nonce, &caller.client, Arc::clone(&book))
-            .map_err(|errno| ServiceError::System("the socket for later calls", errno))?;
+        grant::attend(socket, &caller.client, Arc::clone(&book))
+            .map_err(|errno| ServiceError::System("the thread for later calls", errno))?;
         let poll = mio::Poll::new().map_err(system)?;
         let demux = Demux::new(poll.registry(), grant, book).map_err(system)?;
-        Ok((nonce, desk, poll, demux))
+        Ok((poll, demux))
     };
-    let (nonce, desk, mut poll, mut demux) = match prepare() {
+    let (mut poll, mut demux) = match prepare() {
         Ok(prepared) => prepared,
         Err(error) => return Err(refuse(&output, error)),
     };
@@ -195,9 +284,7 @@ fn first_call(
         .map_err(|error| ServiceError::Channel(ChannelEnd::Broken(error)))?;
     let answer = Answer::Taken(introduction(Taken::Channel, Nonce(nonce)));
     let channel = Channel::server(input, output, &answer, mux, poll.registry()).map_err(system)?;
-    let end = pump::run(&mut poll, channel, &mut demux);
-    drop(desk);
-    match end {
+    match pump::run(&mut poll, channel, &mut demux) {
         ChannelEnd::Closed | ChannelEnd::Done => Ok(()),
         end => Err(ServiceError::Channel(end)),
     }
