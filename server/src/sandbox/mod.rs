@@ -178,7 +178,7 @@ fn confine(
     privileges::close_others(kept)?;
     privileges::hide()?;
     tie.fasten()?;
-    seccomp::install(kind)
+    seccomp::install(kind, grant.read_only)
 }
 
 /// Whether root's own rights are there, so that no user namespace is needed.

@@ -30,6 +30,13 @@ const DONE: &[u8] = &[0];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended(u8);
 
+impl Ended {
+    /// Whether all went well.
+    pub fn is_success(self) -> bool {
+        self.0 == 0
+    }
+}
+
 impl From<Ended> for ExitCode {
     fn from(ended: Ended) -> ExitCode {
         ended.0.into()

@@ -71,14 +71,8 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_newfstatat,
     libc::SYS_statx,
     libc::SYS_fstatfs,
-    libc::SYS_fchmod,
-    libc::SYS_fchownat,
-    libc::SYS_fchown,
-    libc::SYS_utimensat,
     libc::SYS_fgetxattr,
-    libc::SYS_fsetxattr,
     libc::SYS_flistxattr,
-    libc::SYS_fremovexattr,
     // What changes.
     libc::SYS_inotify_init1,
     libc::SYS_inotify_add_watch,
@@ -144,6 +138,17 @@ const ALLOWED: &[c_long] = &[
 const ALLOWED_HERE: &[c_long] = &[libc::SYS_poll, libc::SYS_epoll_wait, libc::SYS_time];
 #[cfg(not(target_arch = "x86_64"))]
 const ALLOWED_HERE: &[c_long] = &[];
+
+/// What changes attributes, of which Landlock does not know: not for a folder that is for reading. A
+/// mount that is read-only refuses them by itself, and a channel's process may have both.
+const CHANGES: &[c_long] = &[
+    libc::SYS_fchmod,
+    libc::SYS_fchownat,
+    libc::SYS_fchown,
+    libc::SYS_utimensat,
+    libc::SYS_fsetxattr,
+    libc::SYS_fremovexattr,
+];
 
 /// What names a file otherwise than by an open descriptor, and so goes past Landlock.
 const BY_NAME: &[c_long] = &[
@@ -267,7 +272,7 @@ fn missing(kind: Kind) -> Vec<c_long> {
     calls
 }
 
-fn programs(kind: Kind) -> Result<[BpfProgram; 2], seccompiler::BackendError> {
+fn programs(kind: Kind, read_only: bool) -> Result<[BpfProgram; 2], seccompiler::BackendError> {
     let missing = missing(kind);
     let mut rules = BTreeMap::new();
     for (call, sets) in by_arguments(kind)? {
@@ -275,7 +280,8 @@ fn programs(kind: Kind) -> Result<[BpfProgram; 2], seccompiler::BackendError> {
         rules.insert(call, sets);
     }
     let by_name = if kind == Kind::Namespaces { BY_NAME } else { &[] };
-    let always = [ALLOWED, ALLOWED_HERE, by_name, &missing].concat();
+    let changes = if kind == Kind::Landlock && read_only { &[] } else { CHANGES };
+    let always = [ALLOWED, ALLOWED_HERE, by_name, changes, &missing].concat();
     rules.extend(always.into_iter().map(|call| (call, Vec::new())));
     let refuse = |errno: Errno| SeccompAction::Errno(errno.raw_os_error() as u32);
     let missing = missing.into_iter().map(|call| (call, Vec::new())).collect();
@@ -286,9 +292,9 @@ fn programs(kind: Kind) -> Result<[BpfProgram; 2], seccompiler::BackendError> {
 }
 
 /// Allows nothing but what is on the list of `kind`, from now on.
-pub fn install(kind: Kind) -> Result<(), Failure> {
+pub fn install(kind: Kind, read_only: bool) -> Result<(), Failure> {
     let failed = |errno| Failure { step: "the list of system calls", errno };
-    let programs = programs(kind).map_err(|_| failed(Errno::INVAL))?;
+    let programs = programs(kind, read_only).map_err(|_| failed(Errno::INVAL))?;
     for program in &programs {
         apply_filter(program).map_err(|error| {
             failed(match error {
@@ -308,8 +314,8 @@ mod tests {
 
     #[test]
     fn both_lists_are_programs_that_the_kernel_takes() {
-        for kind in Kind::ALL {
-            for program in programs(kind).unwrap() {
+        for (kind, read_only) in Kind::ALL.into_iter().zip([false, true]) {
+            for program in programs(kind, read_only).unwrap() {
                 // BPF_MAXINSNS.
                 assert!(program.len() < 4096, "{kind}: {}", program.len());
             }

@@ -128,3 +128,99 @@ pub fn close_between(from: RawFd, to: RawFd) -> Result<(), Errno> {
     // SAFETY: takes integers; the caller owns none of the descriptors, so none dangles.
     check(unsafe { libc::syscall(libc::SYS_close_range, from, to - 1, 0) }).map(drop)
 }
+
+/// Whether there is a descriptor of this number.
+pub fn is_open(fd: RawFd) -> bool {
+    // SAFETY: F_GETFD reads a flag of a number that need not be a descriptor.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
+}
+
+/// Tries calls that nothing in the sandbox may be able to make, with arguments that make them do as
+/// little as can be where they are allowed; `root` is the folder, `keeper` a process outside. Gives
+/// what each is for and what came of it.
+pub fn forbidden(root: BorrowedFd<'_>, keeper: Pid) -> Vec<(&'static str, Result<usize, Errno>)> {
+    let (none, keeper, root) = (0usize, keeper.as_raw_nonzero().get(), root.as_raw_fd());
+    let words = [c"true".as_ptr(), std::ptr::null()];
+    let text = |text: &'static std::ffi::CStr| text.as_ptr();
+    let clone = OPEN_TREE_CLONE | libc::AT_EMPTY_PATH as libc::c_uint;
+    let writable = MountAttr { set: 0, clear: 1, propagation: 0, user_namespace: 0 };
+    let writable = &raw const writable;
+    let size = size_of::<MountAttr>();
+    let mut tried = Vec::new();
+    macro_rules! try_call {
+        ($what:literal, $call:expr $(, $argument:expr)*) => {
+            // SAFETY: every pointer is null or to what lives until the end of this function and has the
+            // size that is said; nothing of this process's memory is written or unmapped by any.
+            tried.push(($what, check(unsafe { libc::syscall($call $(, $argument)*) })));
+        };
+    }
+    let reading = libc::O_RDONLY | libc::O_CLOEXEC;
+    try_call!("opening by openat", libc::SYS_openat, libc::AT_FDCWD, text(c"/"), reading);
+    try_call!("opening by handle", libc::SYS_open_by_handle_at, root, none, reading);
+    let empty = text(c"");
+    let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
+    try_call!(
+        "making the mount writable",
+        libc::SYS_mount_setattr,
+        root,
+        empty,
+        flags,
+        writable,
+        size
+    );
+    let remount = libc::MS_REMOUNT | libc::MS_BIND;
+    try_call!("mounting again", libc::SYS_mount, none, text(c"/"), none, remount, none);
+    try_call!("mounting", libc::SYS_mount, text(c"none"), text(c"/"), text(c"tmpfs"), none, none);
+    try_call!("a new file system", libc::SYS_fsopen, text(c"tmpfs"), none);
+    try_call!("copying the mount", libc::SYS_open_tree, root, empty, clone);
+    try_call!("moving the mount", libc::SYS_move_mount, root, empty, libc::AT_FDCWD, text(c"/"), 4);
+    try_call!("unmounting", libc::SYS_umount2, text(c"/"), libc::MNT_DETACH);
+    try_call!("changing the root", libc::SYS_pivot_root, text(c"."), text(c"."));
+    try_call!("chroot", libc::SYS_chroot, text(c"."));
+    try_call!("a new user namespace", libc::SYS_unshare, libc::CLONE_NEWUSER);
+    try_call!("a new mount namespace", libc::SYS_unshare, libc::CLONE_NEWNS);
+    try_call!("another's namespace", libc::SYS_setns, root, none);
+    try_call!("tracing", libc::SYS_ptrace, libc::PTRACE_SEIZE, keeper, none, none);
+    try_call!("reading memory", libc::SYS_process_vm_readv, keeper, none, none, none, none, none);
+    try_call!("writing memory", libc::SYS_process_vm_writev, keeper, none, none, none, none, none);
+    try_call!("signalling", libc::SYS_kill, keeper, none);
+    try_call!("signalling a thread", libc::SYS_tgkill, keeper, keeper, none);
+    try_call!("naming a process", libc::SYS_pidfd_open, keeper, none);
+    try_call!("an Internet socket", libc::SYS_socket, libc::AF_INET, libc::SOCK_STREAM, none);
+    try_call!("a Unix socket", libc::SYS_socket, libc::AF_UNIX, libc::SOCK_STREAM, none);
+    try_call!("a netlink socket", libc::SYS_socket, libc::AF_NETLINK, libc::SOCK_RAW, none);
+    try_call!("connecting", libc::SYS_connect, root, none, none);
+    try_call!("becoming root", libc::SYS_setresuid, none, none, none);
+    try_call!("setting capabilities", libc::SYS_capset, none, none);
+    try_call!("io_uring", libc::SYS_io_uring_setup, none, none);
+    try_call!("BPF", libc::SYS_bpf, none, none, none);
+    try_call!("measuring", libc::SYS_perf_event_open, none, none, none, none, none);
+    try_call!("page faults", libc::SYS_userfaultfd, none);
+    try_call!("keys", libc::SYS_keyctl, none, none, none, none, none);
+    try_call!("memory as a file", libc::SYS_memfd_create, text(c"check"), none);
+    let executable = libc::PROT_READ | libc::PROT_EXEC;
+    let private = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    try_call!("executable memory", libc::SYS_mmap, none, 4096usize, executable, private, -1, none);
+    try_call!("the terminal's input", libc::SYS_ioctl, none, libc::TIOCSTI, text(c" "));
+    try_call!(
+        "raising limits",
+        libc::SYS_prlimit64,
+        none,
+        libc::RLIMIT_NOFILE,
+        words.as_ptr(),
+        none
+    );
+    // SAFETY: one thread; the new process, where there is one, ends at once.
+    let forked = check(unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) });
+    if forked == Ok(0) {
+        exit_now(0);
+    }
+    tried.push(("a new process", forked));
+    try_call!("executing", libc::SYS_execve, text(c"/bin/true"), words.as_ptr(), none);
+    let at_empty = libc::AT_EMPTY_PATH;
+    try_call!("executing a file", libc::SYS_execveat, root, empty, words.as_ptr(), none, at_empty);
+    tried
+}
+
+/// `open_tree(2)`: a copy of the mount; libc lacks it.
+const OPEN_TREE_CLONE: libc::c_uint = 1;
