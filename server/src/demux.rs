@@ -1,11 +1,13 @@
 //! The server end's role: each stream's messages go to its file server, the replies come back.
 //!
-//! The file server answers from many threads and out of order; replies come in by the mailbox. What a
-//! stream may hold is bounded on both ways: a request's credit goes back only when it has been
-//! answered, and `waiting` holds back what its replies would have no room for.
+//! The file server answers out of order: the embedded one from many threads, by the mailbox; one in a
+//! process of its own over a socket, which is read here. What a stream may hold is bounded on both
+//! ways: a request's credit goes back only when it has been answered, and `waiting` holds back what its
+//! replies would have no room for.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,16 +16,26 @@ use transport::id::{Msize, StreamId, Tag};
 use transport::mux::{Authorisation, Code, Event, Opened, Reason, SendError};
 use transport::ninep::framer::Assembler;
 use transport::ninep::packet::Header;
-use transport::ninep::{Framer, Kind, Packet};
+use transport::ninep::{Framer, Kind, Packet, Rmessage, Tmessage};
 use transport::relay::class::class;
 use transport::relay::mailbox::{Mailbox, Sender};
-use transport::relay::pump::{BELL, Context, Role};
+use transport::relay::pump::{BELL, Context, FIRST, Role};
 use transport::relay::ready::Ready;
 
+use crate::backend::{Asked, Backend, Dialect, Remote, RemoteError, Submitted};
 use crate::fs::{Export, Limits, Replies, Session, Workers};
 use crate::grant::{Grant, SharedBook, Source, open_book};
 use crate::stderr;
 use crate::waiting::{self, Waiting};
+
+/// Bytes read from a stream's server before the others have their turn.
+const TURN: usize = 512 * 1024;
+/// Bytes of a stream that may wait for the channel before its server's replies are left in the socket.
+const QUEUE: usize = 4 * 1024 * 1024;
+
+/// Why a folder cannot be shared by streams.
+const NO_SIBLING: &str = "a folder that a process of its own serves is served to one connection only; \
+                          the socket front end needs the embedded file server";
 
 /// A reply and its stream.
 type Letter = (StreamId, Packet);
@@ -36,11 +48,20 @@ pub struct Demux {
     own: Option<Grant>,
     book: SharedBook,
     streams: HashMap<StreamId, Stream>,
+    /// Whose server's socket has which readiness token, counted from [`FIRST`].
+    sockets: Vec<Option<StreamId>>,
+}
+
+/// What a stream is to serve.
+enum Served {
+    /// A folder, by a session of the embedded file server.
+    Folder(Arc<Export>),
+    /// What the server at this socket serves.
+    Socket(OwnedFd, Dialect),
 }
 
 struct Stream {
-    export: Arc<Export>,
-    session: Arc<Session>,
+    backend: Backend,
     small: Lane,
     bulk: Lane,
     /// Requests that wait for room.
@@ -54,6 +75,8 @@ struct Stream {
 }
 
 struct Running {
+    /// What its reply is checked by, where it goes to another process.
+    asked: Option<Asked>,
     /// Bytes that its reply may have.
     reserved: usize,
     /// Bytes of credit that it holds.
@@ -69,10 +92,9 @@ struct Running {
 }
 
 impl Stream {
-    fn new(export: Arc<Export>, session: Arc<Session>) -> Stream {
+    fn new(backend: Backend) -> Stream {
         Stream {
-            export,
-            session,
+            backend,
             small: Lane::new(),
             bulk: Lane::new(),
             waiting: Waiting::default(),
@@ -82,35 +104,79 @@ impl Stream {
         }
     }
 
-    /// Hands a request to the file server; gives the credit that goes back at once. The error says why
-    /// it is none.
-    fn begin(&mut self, request: Packet) -> Result<u32, String> {
+    /// Hands a request to the file server; gives the credit that goes back at once, and the reply where
+    /// no server is needed. The error says why it is none.
+    fn begin(&mut self, request: Packet) -> Result<(u32, Option<Packet>), String> {
         let header = request.header().map_err(|error| error.to_string())?;
         let flushed = waiting::flushed(&request);
-        let parks = waiting::may_park(&request);
+        let parks = waiting::may_park(&request) && self.backend.parks();
         let credit = u32::try_from(request.len()).unwrap_or(u32::MAX);
         self.begun += 1;
+        // What stays for long leaves all room to others, and is little; where it is held here, its
+        // credit bounds it.
+        let early = parks && self.backend.is_embedded();
         let running = Running {
-            // What stays for long leaves all room to others, and is little.
+            asked: None,
             reserved: if parks { 0 } else { waiting::reply_size(&request) },
-            credit: if parks { 0 } else { credit },
+            credit: if early { 0 } else { credit },
             parks,
             serial: self.begun,
-            flushes: flushed.and_then(|tag| Some((tag, self.running.get(&tag)?.serial))),
+            flushes: flushed.and_then(|tag| self.to_flush(tag)),
             resets: Kind(header.kind) == Kind::Tversion,
         };
         self.reserved += running.reserved;
-        if self.running.insert(header.tag, running).is_some() {
-            return Err("a tag is used by two requests at a time".into());
-        }
+        let entry = match self.running.entry(header.tag) {
+            Entry::Occupied(_) => return Err("a tag is used by two requests at a time".into()),
+            Entry::Vacant(entry) => entry.insert(running),
+        };
         self.waiting.count(parks, 1);
-        self.session.submit(request).map_err(|error| error.to_string())?;
-        Ok(if parks { credit } else { 0 })
+        let answer = match &mut self.backend {
+            Backend::Embedded { session, .. } => {
+                session.submit(request).map_err(|error| error.to_string())?;
+                None
+            }
+            Backend::Remote(remote, _) => {
+                let (_, message) = Tmessage::decode(&request).map_err(|error| error.to_string())?;
+                entry.asked = Some(Asked::of(&message));
+                match remote.submit(request)? {
+                    Submitted::Sent => None,
+                    Submitted::Answered(reply) => Some(reply),
+                }
+            }
+        };
+        Ok((if early { credit } else { 0 }, answer))
     }
 
-    /// A request has been answered: the credit that goes back.
-    fn answered(&mut self, tag: Tag) -> u32 {
+    /// What has no answer of its own any more once a flush of `tag` has one.
+    fn to_flush(&self, tag: Tag) -> Option<(Tag, u64)> {
+        let old = self.running.get(&tag)?;
+        if !self.answers_last_flush_only() {
+            return Some((tag, old.serial));
+        }
+        if old.is_flush() {
+            // It will be answered all the same.
+            return None;
+        }
+        let target = Some((tag, old.serial));
+        let earlier = self.running.iter().filter(|(_, running)| running.flushes == target);
+        let last = earlier.max_by_key(|(_, running)| running.serial);
+        last.map(|(tag, running)| (*tag, running.serial)).or(target)
+    }
+
+    /// Whether the server forgets a flush when another one of the same request comes.
+    fn answers_last_flush_only(&self) -> bool {
+        match &self.backend {
+            Backend::Embedded { .. } => false,
+            Backend::Remote(remote, _) => remote.dialect().answers_last_flush_only(),
+        }
+    }
+
+    /// A request has been answered: the credit that goes back, and the flushes which that one makes up
+    /// for and which are to be answered here.
+    fn answered(&mut self, tag: Tag) -> (u32, Vec<Tag>) {
         let mut credit = 0;
+        let mut flushes = Vec::new();
+        let mut first = true;
         let mut next = self.running.get(&tag).map(|running| (tag, running.serial));
         while let Some((tag, serial)) = next {
             let Entry::Occupied(at) = self.running.entry(tag) else { break };
@@ -121,6 +187,10 @@ impl Stream {
             self.waiting.count(running.parks, -1);
             self.reserved -= running.reserved;
             credit += running.credit;
+            if !first && running.is_flush() && self.answers_last_flush_only() {
+                flushes.push(tag);
+            }
+            first = false;
             // What was flushed has no reply of its own any more.
             next = running.flushes;
             if running.resets {
@@ -136,8 +206,26 @@ impl Stream {
                 });
             }
         }
-        credit
+        (credit, flushes)
     }
+
+    /// The next reply of a server at a socket; none where it has come for nothing more.
+    fn poll(&mut self) -> Result<Option<Packet>, Reason> {
+        let Backend::Remote(remote, _) = &mut self.backend else { return Ok(None) };
+        let running = &self.running;
+        remote.poll(|tag| running.get(&tag)?.asked).map_err(|error| failed(&error))
+    }
+}
+
+impl Running {
+    fn is_flush(&self) -> bool {
+        self.asked.is_some_and(|asked| asked.kind == Kind::Tflush)
+    }
+}
+
+/// A server that cannot go on, as a reason for the client.
+fn failed(error: &RemoteError) -> Reason {
+    Reason::new(Code::BACKEND, error.to_string())
 }
 
 struct Lane {
@@ -172,17 +260,21 @@ impl Demux {
             own: Some(own),
             book,
             streams: HashMap::new(),
+            sockets: Vec::new(),
         })
     }
 
-    /// The folder that a stream is to serve.
-    fn authorize(&mut self, authorisation: Authorisation) -> Result<Arc<Export>, Reason> {
+    /// What a stream is to serve.
+    fn authorize(&mut self, authorisation: Authorisation) -> Result<Served, Reason> {
         let refused = |why: &str| Reason::new(Code::NOT_PERMITTED, why);
         let grant = match authorisation {
             Authorisation::Sibling(stream) => {
                 let sibling = self.streams.get(&stream);
                 let sibling = sibling.ok_or_else(|| refused("no such stream to share with"))?;
-                return Ok(Arc::clone(&sibling.export));
+                return match &sibling.backend {
+                    Backend::Embedded { export, .. } => Ok(Served::Folder(Arc::clone(export))),
+                    Backend::Remote(..) => Err(Reason::new(Code::UNSUPPORTED, NO_SIBLING)),
+                };
             }
             Authorisation::Own => {
                 self.own.take().ok_or_else(|| refused("the call's own folder is taken"))?
@@ -191,16 +283,51 @@ impl Demux {
                 .redeem(&token, Instant::now())
                 .ok_or_else(|| refused("no such permission"))?,
         };
-        let Source::Folder(root) = grant.source else {
-            return Err(refused("no other server than the embedded one"));
-        };
-        Export::from_dir(root, grant.folder.as_path(), grant.read_only)
-            .map_err(|error| Reason::new(Code::FOLDER, error.to_string()))
+        match grant.source {
+            Source::Folder(root) => Export::from_dir(root, grant.folder.as_path(), grant.read_only)
+                .map(Served::Folder)
+                .map_err(|error| Reason::new(Code::FOLDER, error.to_string())),
+            Source::Server(socket) => Ok(Served::Socket(socket, Dialect::Ours)),
+            Source::Diod(socket) => {
+                let folder = grant.folder.as_bytes().to_vec();
+                let user = rustix::process::geteuid().as_raw();
+                Ok(Served::Socket(socket, Dialect::Diod { folder, user }))
+            }
+        }
+    }
+
+    /// Joins a stream to what serves it; gives the msize to offer.
+    fn join(
+        &mut self,
+        registry: &Registry,
+        id: StreamId,
+        served: Served,
+        wanted: Msize,
+    ) -> std::io::Result<(Backend, Msize)> {
+        match served {
+            Served::Folder(export) => {
+                let outlet = Outlet { stream: id, mailbox: self.mailbox.sender() };
+                let (workers, outlet) = (Arc::clone(&self.workers), Arc::new(outlet));
+                let session = Session::new(Arc::clone(&export), workers, outlet, wanted);
+                Ok((Backend::Embedded { export, session }, wanted))
+            }
+            Served::Socket(socket, dialect) => {
+                let msize = dialect.msize(wanted);
+                let free = self.sockets.iter().position(Option::is_none);
+                let at = free.unwrap_or(self.sockets.len());
+                let remote = Remote::new(socket, dialect, msize, registry, Token(FIRST + at))?;
+                if at == self.sockets.len() {
+                    self.sockets.push(None);
+                }
+                self.sockets[at] = Some(id);
+                Ok((Backend::Remote(Box::new(remote), at), msize))
+            }
+        }
     }
 
     fn open(&mut self, cx: &mut Context<'_>, id: StreamId, open: transport::mux::Open) {
-        let export = match self.authorize(open.authorisation) {
-            Ok(export) => export,
+        let served = match self.authorize(open.authorisation) {
+            Ok(served) => served,
             Err(reason) => {
                 stderr::say(format_args!("{id} refused: {}", reason.text));
                 cx.mux.refuse(id, reason);
@@ -211,11 +338,16 @@ impl Demux {
             cx.mux.refuse(id, Reason::new(Code::PROTOCOL, "an msize out of range"));
             return;
         };
-        let outlet = Outlet { stream: id, mailbox: self.mailbox.sender() };
-        let workers = Arc::clone(&self.workers);
-        let session = Session::new(Arc::clone(&export), workers, Arc::new(outlet), msize);
-        cx.mux.accept(id, Opened { msize: msize.bytes() });
-        self.streams.insert(id, Stream::new(export, session));
+        match self.join(cx.registry, id, served, msize) {
+            Ok((backend, msize)) => {
+                cx.mux.accept(id, Opened { msize: msize.bytes() });
+                self.streams.insert(id, Stream::new(backend));
+            }
+            Err(error) => {
+                stderr::say(format_args!("{id} refused: {error}"));
+                cx.mux.refuse(id, Reason::new(Code::RESOURCES, "no room for its file server"));
+            }
+        }
     }
 
     /// Takes a piece of a stream's messages.
@@ -263,7 +395,12 @@ impl Demux {
             };
             moved = true;
             match stream.begin(request) {
-                Ok(credit) => cx.mux.consumed(id, credit),
+                Ok((credit, answer)) => {
+                    cx.mux.consumed(id, credit);
+                    if let Some(answer) = answer {
+                        self.reply(cx, id, answer);
+                    }
+                }
                 Err(why) => self.end(cx, id, Reason::new(Code::NOT_9P, why)),
             }
         }
@@ -273,15 +410,12 @@ impl Demux {
     /// Sends a reply.
     fn reply(&mut self, cx: &mut Context<'_>, id: StreamId, reply: Packet) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        let Ok(Header { tag, kind, .. }) = reply.header() else { return };
-        cx.mux.consumed(id, stream.answered(tag));
-        let size = reply.len();
-        let lane = class(Kind(kind), size);
-        let mut result = cx.mux.start(id, lane, u32::try_from(size).unwrap_or(u32::MAX));
-        for piece in reply.pieces() {
-            result = result.and_then(|()| cx.mux.extend(id, piece.clone()));
-        }
-        if let Err(error) = result {
+        let Ok(Header { tag, .. }) = reply.header() else { return };
+        let (credit, flushes) = stream.answered(tag);
+        cx.mux.consumed(id, credit);
+        let flushes = flushes.into_iter().map(|tag| Rmessage::Rflush.encode(tag));
+        let mut replies = flushes.chain([reply]);
+        if let Err(error) = replies.try_for_each(|reply| send(cx, id, &reply)) {
             // A stream that the client closed a moment ago needs no reply; anything else is a fault.
             if error != SendError::NotOpen {
                 self.end(cx, id, Reason::new(Code::INTERNAL, error.to_string()));
@@ -289,15 +423,61 @@ impl Demux {
         }
     }
 
+    /// Moves what the server at a stream's socket takes and gives; says whether anything moved.
+    fn exchange(&mut self, cx: &mut Context<'_>, id: StreamId) -> bool {
+        match self.try_exchange(cx, id) {
+            Ok(moved) => moved,
+            Err(reason) => {
+                self.end(cx, id, reason);
+                true
+            }
+        }
+    }
+
+    fn try_exchange(&mut self, cx: &mut Context<'_>, id: StreamId) -> Result<bool, Reason> {
+        let mut taken = 0;
+        while taken < TURN && cx.mux.queued(id) < QUEUE {
+            let Some(stream) = self.streams.get_mut(&id) else { return Ok(true) };
+            let Backend::Remote(remote, _) = &mut stream.backend else { return Ok(false) };
+            let count = remote.read(cx.buffers).map_err(|error| failed(&error))?;
+            if count == 0 {
+                break;
+            }
+            taken += count;
+            while let Some(stream) = self.streams.get_mut(&id) {
+                let Some(reply) = stream.poll()? else { break };
+                self.reply(cx, id, reply);
+            }
+        }
+        let Some(stream) = self.streams.get_mut(&id) else { return Ok(true) };
+        let Backend::Remote(remote, _) = &mut stream.backend else { return Ok(false) };
+        let written = remote.write().map_err(|error| failed(&error))?;
+        Ok(written || taken > 0)
+    }
+
     /// Ends a stream from this side, or after the client has.
     fn end(&mut self, cx: &mut Context<'_>, id: StreamId, reason: Reason) {
         let Some(stream) = self.streams.remove(&id) else { return };
-        stream.session.close();
+        match stream.backend {
+            Backend::Embedded { session, .. } => session.close(),
+            Backend::Remote(remote, at) => {
+                self.sockets[at] = None;
+                remote.close(cx.registry);
+            }
+        }
         if reason.code != Code::DONE {
             stderr::say(format_args!("{id} ended: {reason}"));
         }
         cx.mux.close(id, reason);
     }
+}
+
+/// Gives a whole reply to the channel.
+fn send(cx: &mut Context<'_>, id: StreamId, reply: &Packet) -> Result<(), SendError> {
+    let size = reply.len();
+    let kind = reply.head.get(4).copied().unwrap_or_default();
+    cx.mux.start(id, class(Kind(kind), size), u32::try_from(size).unwrap_or(u32::MAX))?;
+    reply.pieces().try_for_each(|piece| cx.mux.extend(id, piece.clone()))
 }
 
 impl Role for Demux {
@@ -318,7 +498,13 @@ impl Role for Demux {
         }
     }
 
-    fn handle_ready(&mut self, _: Token, _: Ready) {}
+    fn handle_ready(&mut self, token: Token, ready: Ready) {
+        let stream = token.0.checked_sub(FIRST).and_then(|at| *self.sockets.get(at)?);
+        let stream = stream.and_then(|stream| self.streams.get_mut(&stream));
+        if let Some(Backend::Remote(remote, _)) = stream.map(|stream| &mut stream.backend) {
+            remote.handle_ready(ready);
+        }
+    }
 
     fn pass(&mut self, cx: &mut Context<'_>) -> bool {
         let mut moved = false;
@@ -330,6 +516,11 @@ impl Role for Demux {
         let waiting: Vec<StreamId> = waiting.map(|(id, _)| *id).collect();
         for id in waiting {
             moved |= self.submit(cx, id);
+        }
+        for at in 0..self.sockets.len() {
+            if let Some(id) = self.sockets[at] {
+                moved |= self.exchange(cx, id);
+            }
         }
         moved | self.mailbox.listen()
     }
@@ -361,7 +552,7 @@ mod tests {
         let export = Export::open(&folder.path().canonicalize().unwrap(), false).unwrap();
         let workers = Workers::new(Limits::default());
         let session = Session::new(Arc::clone(&export), workers, Arc::new(Nobody), Msize::MAX);
-        let mut stream = Stream::new(export, session);
+        let mut stream = Stream::new(Backend::Embedded { export, session });
         begin(&mut stream, &version(Msize::MAX.bytes()));
         stream.answered(Tag::NONE);
         stream
@@ -369,7 +560,7 @@ mod tests {
 
     /// Begins a request; gives the credit that it holds.
     fn begin(stream: &mut Stream, request: &Packet) -> u32 {
-        assert_eq!(stream.begin(request.clone()), Ok(0));
+        assert_eq!(stream.begin(request.clone()), Ok((0, None)));
         request.len() as u32
     }
 
@@ -378,7 +569,8 @@ mod tests {
         stream.begun += 1;
         let (serial, credit) = (stream.begun, u32::from(tag) * 100);
         let (flushes, parks, resets) = (None, false, false);
-        let running = Running { reserved: 10, credit, parks, serial, flushes, resets };
+        let asked = None;
+        let running = Running { asked, reserved: 10, credit, parks, serial, flushes, resets };
         stream.running.insert(Tag(tag), running);
         stream.waiting.count(parks, 1);
         stream.reserved += 10;
@@ -399,12 +591,12 @@ mod tests {
         let old = begin(&mut stream, &read(1));
         let flush = Tmessage::Tflush { oldtag: Tag(1) };
         let first = begin(&mut stream, &flush.encode(Tag(2)));
-        assert_eq!(stream.answered(Tag(2)), first + old);
+        assert_eq!(stream.answered(Tag(2)).0, first + old);
         let early = begin(&mut stream, &flush.encode(Tag(3)));
         let later = begin(&mut stream, &read(1));
-        assert_eq!(stream.answered(Tag(3)), early);
+        assert_eq!(stream.answered(Tag(3)).0, early);
         assert_eq!(stream.reserved, waiting::reply_size(&read(1)));
-        assert_eq!(stream.answered(Tag(1)), later);
+        assert_eq!(stream.answered(Tag(1)).0, later);
         assert_eq!((stream.reserved, stream.running.len()), (0, 0));
     }
 
@@ -415,9 +607,9 @@ mod tests {
             let old = note(&mut stream, 1);
             let reset = begin(&mut stream, &version(msize));
             let new = note(&mut stream, 2);
-            assert_eq!(stream.answered(Tag::NONE), reset + old);
+            assert_eq!(stream.answered(Tag::NONE).0, reset + old);
             assert_eq!(stream.reserved, 10);
-            assert_eq!(stream.answered(Tag(2)), new);
+            assert_eq!(stream.answered(Tag(2)).0, new);
         }
     }
 }

@@ -54,17 +54,21 @@ pub enum Source {
     /// Another process, which speaks 9P2000.L at the far end of this stream socket and serves nothing
     /// but the folder.
     Server(OwnedFd),
+    /// As [`Server`](Source::Server), and it is diod, which wants to be asked in its own way.
+    Diod(OwnedFd),
 }
 
 impl Source {
     /// Its number in the message between the two processes.
     const FOLDER: u8 = 0;
     const SERVER: u8 = 1;
+    const DIOD: u8 = 2;
 
     fn number(&self) -> u8 {
         match self {
             Source::Folder(_) => Source::FOLDER,
             Source::Server(_) => Source::SERVER,
+            Source::Diod(_) => Source::DIOD,
         }
     }
 }
@@ -72,7 +76,7 @@ impl Source {
 impl AsFd for Source {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Source::Folder(fd) | Source::Server(fd) => fd.as_fd(),
+            Source::Folder(fd) | Source::Server(fd) | Source::Diod(fd) => fd.as_fd(),
         }
     }
 }
@@ -211,6 +215,7 @@ fn parse(message: Message, client: &str) -> Option<Grant> {
     let source = match source {
         Source::FOLDER => Source::Folder(fd),
         Source::SERVER => Source::Server(fd),
+        Source::DIOD => Source::Diod(fd),
         _ => return None,
     };
     Some(Grant { folder, read_only: read_only != 0, source })

@@ -7,6 +7,7 @@
 //!                      └ grant: a later call hands its permission to the process with the channel
 //! ```
 
+pub mod backend;
 pub mod demux;
 pub mod fs;
 pub mod grant;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use rustix::process::geteuid;
+use server::backend;
 use server::sandbox::{self, Kind};
 use server::service::{Caller, ServiceError, Settings, serve};
 
@@ -20,6 +21,10 @@ struct Cli {
     /// The service's argument, as qrexec gives it; `SERVICE+ARGUMENT` where qrexec is not there
     #[arg(value_name = "ARGUMENT", allow_hyphen_values = true)]
     argument: Option<OsString>,
+
+    /// The file server: the embedded one, or Debian's diod in a process of its own for each folder
+    #[arg(long, value_enum, default_value_t, value_name = "SERVER")]
+    backend: Backend,
 
     /// Do not lock the process into the folder: any user's rights there are the service's whole limit
     #[arg(long, conflicts_with_all = ["sandbox", "keep_file_capabilities"])]
@@ -43,6 +48,22 @@ enum SandboxKind {
     Namespaces,
     Landlock,
     None,
+}
+
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum Backend {
+    #[default]
+    Embedded,
+    Diod,
+}
+
+impl From<Backend> for backend::Kind {
+    fn from(backend: Backend) -> backend::Kind {
+        match backend {
+            Backend::Embedded => backend::Kind::Embedded,
+            Backend::Diod => backend::Kind::Diod,
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -96,7 +117,8 @@ fn settings(cli: &Cli) -> anyhow::Result<Settings> {
         None => Kind::ALL.to_vec(),
     };
     let keep_file_capabilities = cli.keep_file_capabilities;
-    Ok(Settings { sandbox: sandbox::Settings { kinds, keep_file_capabilities } })
+    let sandbox = sandbox::Settings { kinds, keep_file_capabilities };
+    Ok(Settings { backend: cli.backend.into(), sandbox })
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {

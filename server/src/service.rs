@@ -29,6 +29,7 @@ use transport::mux::{Code, Config, Connection, Reason, Side};
 use transport::relay::channel::{Channel, ChannelEnd};
 use transport::relay::pump;
 
+use crate::backend::{self, diod};
 use crate::demux::Demux;
 use crate::grant::{self, Desk, Grant, SharedBook, Source, hand_over};
 use crate::sandbox::{self, Kind, Side as Half, Unavailable};
@@ -52,6 +53,9 @@ pub enum ServiceError {
     /// The folder cannot be served.
     #[error("{0}")]
     Folder(String),
+    /// The file server that is wanted cannot serve it.
+    #[error(transparent)]
+    Diod(#[from] diod::DiodError),
     /// The channel that the call is for is no more.
     #[error("the channel that this call is for has ended")]
     NoChannel,
@@ -79,6 +83,7 @@ impl ServiceError {
             ServiceError::Preface(error) => error.reason(),
             ServiceError::Folder(why) => Reason::new(Code::FOLDER, why.as_str()),
             ServiceError::Argument(error) => Reason::new(Code::FOLDER, error.to_string()),
+            ServiceError::Diod(error) => Reason::new(Code::BACKEND, error.to_string()),
             ServiceError::NoChannel => Reason::new(Code::GOING_AWAY, self.to_string()),
             ServiceError::Channel(ChannelEnd::Broken(error)) => error.reason(),
             ServiceError::Channel(ChannelEnd::Cut(_)) => {
@@ -128,6 +133,8 @@ impl Caller {
 /// What the person who set the service up wants of it.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
+    /// Which file server serves.
+    pub backend: backend::Kind,
     /// What it is locked into.
     pub sandbox: sandbox::Settings,
 }
@@ -148,7 +155,7 @@ pub fn serve(
     if let Err(error) = hello.capabilities.agree(Capabilities::OURS) {
         return Err(refuse(&output, error.into()));
     }
-    let grant = match open(&caller.call) {
+    let grant = match open(&caller.call, settings) {
         Ok(grant) => grant,
         Err(error) => return Err(refuse(&output, error)),
     };
@@ -166,7 +173,7 @@ pub fn serve(
 }
 
 /// Opens the folder of a call.
-fn open(call: &Call) -> Result<Grant, ServiceError> {
+fn open(call: &Call, settings: &Settings) -> Result<Grant, ServiceError> {
     let Folder::Path(folder) = &call.folder else {
         return Err(ServiceError::Folder("there is no folder of that name".into()));
     };
@@ -180,7 +187,12 @@ fn open(call: &Call) -> Result<Grant, ServiceError> {
             errno => format!("it cannot be opened: {errno}"),
         })
     })?;
-    Ok(Grant { folder: folder.clone(), read_only: call.read_only, source: Source::Folder(root) })
+    let confined = !settings.sandbox.kinds.is_empty();
+    let source = match settings.backend {
+        backend::Kind::Embedded => Source::Folder(root),
+        backend::Kind::Diod => Source::Diod(diod::start(folder, call.read_only, confined)?),
+    };
+    Ok(Grant { folder: folder.clone(), read_only: call.read_only, source })
 }
 
 /// Hands the folder over as the process with the channel can use it: by a mount that its empty root

@@ -43,7 +43,7 @@ fn wanted(read_only: bool) -> BitFlags<AccessFs> {
 pub fn enter(grant: &Grant) -> Result<(), Failure> {
     let root = match &grant.source {
         Source::Folder(root) => Some(root),
-        Source::Server(_) => None,
+        Source::Server(_) | Source::Diod(_) => None,
     };
     match restrict(root, grant.read_only) {
         Ok(RulesetStatus::NotEnforced) => Err(Failure { step: "rules", errno: Errno::NOSYS }),

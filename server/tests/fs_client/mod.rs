@@ -1,24 +1,29 @@
-//! A small 9P client in this process, for the tests of the file server: one method a message, and
-//! the errno where the server gives one.
+//! A small 9P client in this process, for the tests of the file servers: one method a message, and the
+//! errno where the server gives one. It talks to a session in this process, or to a server at a socket.
 
 // Every test file uses a part of it, and a mistake of the server's is to end the test.
 #![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::HashMap;
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use server::backend::Dialect;
+use server::backend::dialect::Translated;
 use server::fs::{Export, Limits, Replies, Session, SessionError, Workers};
 use transport::id::{Fid, Msize, Tag};
 use transport::ninep::codec::{Reader, Wire};
+use transport::ninep::framer::Assembler;
 use transport::ninep::message::{
     Attributes, Entry, Names, OrZero, SetAttributes, Statfs, VERSION, lock, setattr,
 };
-use transport::ninep::{Packet, Qid, Rmessage, Tmessage};
+use transport::ninep::{Framer, Packet, Qid, Rmessage, Tmessage};
 
 /// How long a reply may take before a test fails: a bound on hangs, never part of a verdict.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -40,6 +45,7 @@ pub struct Inbox {
 struct State {
     waiting: HashMap<u16, Packet>,
     order: Vec<(u16, u8)>,
+    ended: bool,
 }
 
 impl Replies for Inbox {
@@ -64,10 +70,24 @@ impl Inbox {
             if let Some(packet) = state.waiting.remove(&tag) {
                 return packet;
             }
+            assert!(!state.ended, "no reply for tag {tag}: the server has ended");
             let left = until.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "no reply for tag {tag}");
             state = self.came.wait_timeout(state, left).unwrap().0;
         }
+    }
+
+    /// There will be no more.
+    fn end(&self) {
+        self.state.lock().unwrap().ended = true;
+        self.came.notify_all();
+    }
+
+    /// Waits until the server has ended.
+    pub fn wait_for_end(&self) {
+        let state = self.state.lock().unwrap();
+        let waited = self.came.wait_timeout_while(state, PATIENCE, |state| !state.ended).unwrap();
+        assert!(waited.0.ended, "the server goes on");
     }
 
     /// Whether there is a reply for a tag now.
@@ -81,9 +101,65 @@ impl Inbox {
     }
 }
 
+/// What a client talks to.
+pub enum Far {
+    /// A session in this process.
+    Here(Arc<Session>),
+    /// A server at the far end of a socket, asked in its own dialect, as the demux does.
+    There { socket: Mutex<UnixStream>, dialect: Dialect, inbox: Arc<Inbox> },
+}
+
+impl Far {
+    /// A server at the far end of `socket`, whose replies go to `inbox`.
+    fn there(socket: UnixStream, dialect: Dialect, inbox: Arc<Inbox>) -> Far {
+        let (mut reader, replies) = (socket.try_clone().unwrap(), inbox.clone());
+        std::thread::spawn(move || {
+            let mut framer = Framer::new(Msize::MAX.bytes());
+            let mut assembler = Assembler::default();
+            let mut buffer = vec![0; 100_000];
+            while let Ok(count @ 1..) = reader.read(&mut buffer) {
+                framer.push(Bytes::copy_from_slice(&buffer[..count]));
+                while let Some(item) = framer.poll().unwrap() {
+                    assembler.push(item).into_iter().for_each(|reply| replies.reply(reply));
+                }
+            }
+            replies.end();
+        });
+        Far::There { socket: Mutex::new(socket), dialect, inbox }
+    }
+
+    pub fn submit(&self, packet: Packet) -> Result<(), SessionError> {
+        let (socket, dialect, inbox) = match self {
+            Far::Here(session) => return session.submit(packet),
+            Far::There { socket, dialect, inbox } => (socket, dialect, inbox),
+        };
+        let asked = match Tmessage::decode(&packet) {
+            Ok((tag, message)) => dialect.translate(tag, &message, packet.clone()),
+            Err(_) => Translated::Ask(packet),
+        };
+        match asked {
+            // A server that has ended says so by what does not come.
+            Translated::Ask(packet) => {
+                let _ = socket.lock().unwrap().write_all(&packet.to_vec());
+            }
+            Translated::Answer(reply) => inbox.reply(reply),
+        }
+        Ok(())
+    }
+
+    pub fn close(&self) {
+        match self {
+            Far::Here(session) => session.close(),
+            Far::There { socket, .. } => {
+                let _ = socket.lock().unwrap().shutdown(std::net::Shutdown::Both);
+            }
+        }
+    }
+}
+
 /// A client with its session.
 pub struct Client {
-    pub session: Arc<Session>,
+    pub session: Far,
     pub inbox: Arc<Inbox>,
     tag: AtomicU16,
     fid: AtomicU32,
@@ -120,8 +196,18 @@ impl Client {
     pub fn raw(export: Arc<Export>, workers: Arc<Workers>) -> Client {
         let inbox = Arc::new(Inbox::default());
         let msize = Msize::new(65_560).unwrap();
-        let session = Session::new(export, workers, inbox.clone(), msize);
+        let session = Far::Here(Session::new(export, workers, inbox.clone(), msize));
         Client { session, inbox, tag: AtomicU16::new(0), fid: AtomicU32::new(1) }
+    }
+
+    /// A client of a server at the far end of `socket`, attached.
+    pub fn at(socket: UnixStream, dialect: Dialect) -> Client {
+        let inbox = Arc::new(Inbox::default());
+        let session = Far::there(socket, dialect, inbox.clone());
+        let client = Client { session, inbox, tag: AtomicU16::new(0), fid: AtomicU32::new(1) };
+        client.version();
+        client.attach(ROOT, b"").unwrap();
+        client
     }
 
     pub fn next_tag(&self) -> u16 {
