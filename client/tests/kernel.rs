@@ -7,6 +7,9 @@
 //! above its time limit the whole machine is killed. The rest of the boot is `tests/kernel/boot.sh`, what
 //! scripts share is `tests/kernel/common.sh`.
 //!
+//! The cases that a script names in `diod=CASE,CASE` run once more as `SCRIPT_diod`, our programs with
+//! `--backend diod`; what that lacks is ignored with the reason that the script gives for diod.
+//!
 //! `KERNEL_REFERENCE=diod` runs the scripts marked `reference=yes` over diod directly on a socketpair
 //! instead of over this workspace's programs: what fails there too is v9fs's own doing.
 //! `KERNEL_JOBS=N` sets how many machines run at once (2), `KERNEL_PATIENCE=N` multiplies time limits.
@@ -42,6 +45,8 @@ struct Script {
     limit: Duration,
     modules: String,
     reference: bool,
+    /// The file server that our own programs are to use.
+    backend: String,
     cases: Vec<String>,
 }
 
@@ -50,7 +55,7 @@ struct Script {
 enum Verdict {
     Passed,
     Failed,
-    /// With the reason: only in a reference run, where the other server cannot do it.
+    /// With the reason: where another file server than ours cannot do it.
     Ignored(String),
 }
 
@@ -163,24 +168,36 @@ fn scripts(folder: &Path, options: &Options) -> Vec<Script> {
         let needs: BTreeMap<&str, &str> =
             needs.split_whitespace().filter_map(|need| need.split_once('=')).collect();
         let need = |name: &str, default: &str| needs.get(name).unwrap_or(&default).to_string();
-        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        let cases = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("case_")?.split_once("()"))
-            .map(|(case, _)| case.to_owned())
-            .filter(|case| options.selects(&format!("{name}::{case}")))
-            .collect();
-        let script = Script {
-            memory: need("memory", "2048M"),
-            limit: Duration::from_secs(need("seconds", "300").parse().unwrap()) * options.patience,
-            modules: need("modules", "9p"),
-            reference: need("reference", "no") == "yes",
-            name,
-            path,
-            cases,
-        };
-        if !script.cases.is_empty() && (script.reference || options.reference.is_none()) {
-            scripts.push(script);
+        let stem = path.file_stem().unwrap().to_str().unwrap();
+        let with_diod = need("diod", "");
+        for backend in ["embedded", "diod"] {
+            // A reference run uses none of ours.
+            if options.reference.is_some() && backend == "diod" {
+                continue;
+            }
+            let diod = backend == "diod";
+            let name = if diod { format!("{stem}_diod") } else { stem.to_owned() };
+            let cases = text
+                .lines()
+                .filter_map(|line| line.strip_prefix("case_")?.split_once("()"))
+                .map(|(case, _)| case.to_owned())
+                .filter(|case| !diod || with_diod.split(',').any(|named| named == case))
+                .filter(|case| options.selects(&format!("{name}::{case}")))
+                .collect();
+            let seconds: u64 = need("seconds", "300").parse().unwrap();
+            let script = Script {
+                memory: need("memory", "2048M"),
+                limit: Duration::from_secs(seconds) * options.patience,
+                modules: need("modules", "9p"),
+                reference: need("reference", "no") == "yes",
+                backend: backend.to_owned(),
+                name,
+                path: path.clone(),
+                cases,
+            };
+            if !script.cases.is_empty() && (script.reference || options.reference.is_none()) {
+                scripts.push(script);
+            }
         }
     }
     // The longest first, so that none of them runs alone at the end.
@@ -308,6 +325,7 @@ fn init_script(script: &Script, folder: &Path, options: &Options) -> String {
     set("KERNEL_SCRIPT", script.path.to_str().unwrap());
     set("KERNEL_CASES", &script.cases.join(" "));
     set("KERNEL_MODULES", &script.modules);
+    set("KERNEL_BACKEND", &script.backend);
     set("KERNEL_REFERENCE", options.reference.as_deref().unwrap_or(""));
     text + "exec /bin/bash \"$KERNEL_FOLDER/boot.sh\"\n"
 }

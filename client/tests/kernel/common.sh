@@ -12,6 +12,7 @@ services=/run/services
 log=/run/calls
 help="$KERNEL_FOLDER/help.py"
 via="$KERNEL_PROGRAMS/qrexec-standin"
+backend=${KERNEL_BACKEND:-embedded} # the file server of our own programs
 
 # The environment of the stand-in; a case may set more before it mounts.
 export QREXEC_STANDIN_SERVICES=$services QREXEC_STANDIN_LOG=$log
@@ -22,7 +23,7 @@ write_services() {
     local name
     rm -rf ${services:?}/*
     for name in sharedfolders.Mount sharedfolders.MountReadOnly; do
-        printf '#!/bin/sh\nexec "%s/qvm-folder-server"\n' "$KERNEL_PROGRAMS" >$services/$name
+        printf '#!/bin/sh\nexec "%s/qvm-folder-server" --backend %s\n' "$KERNEL_PROGRAMS" "$backend" >$services/$name
     done
     chmod 755 $services/*
 }
@@ -201,8 +202,8 @@ run_case() (
 
 for name in $KERNEL_CASES; do
     echo "@@ begin $name"
-    if [ -n "$KERNEL_REFERENCE" ]; then
-        reason=reference_lacks_$name
+    if [ -n "$KERNEL_REFERENCE" ] || [ "$backend" != embedded ]; then
+        reason=diod_lacks_$name
         if [ -n "${!reason:-}" ]; then
             echo "@@ ignored ${!reason}"
             continue

@@ -1,5 +1,5 @@
 # What people do with files, through a mount and checked against the served folder itself.
-#: memory=2048M seconds=420 reference=yes
+#: memory=2048M seconds=420 reference=yes diod=rename,open_files,links,appends,truncation,mmap,locks,locks_local,holes,attributes
 
 case_tar() {
     mount_folder a
@@ -35,7 +35,7 @@ case_rename() {
 }
 
 # shellcheck disable=SC2034 # read by common.sh
-reference_lacks_open_files="diod finds an open file by its name"
+diod_lacks_open_files="diod finds an open file by its name"
 case_open_files() {
     mount_folder a
     help opened $served/a
@@ -109,7 +109,7 @@ case_locks() {
 }
 
 # shellcheck disable=SC2034 # read by common.sh
-reference_lacks_locks_local="diod locks with flock(2), which record locks do not see"
+diod_lacks_locks_local="diod locks with flock(2), which record locks do not see"
 case_locks_local() {
     mount_folder a
     echo 0123456789 >$served/a/file

@@ -29,7 +29,7 @@ const PLACES: [&str; 2] = ["/usr/sbin", "/sbin"];
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DiodError {
     /// It is not there.
-    #[error("diod is not installed in the other qube (Debian's package diod)")]
+    #[error("diod is not installed (Debian's package diod)")]
     NotInstalled,
     /// It refuses such a path as an export (`libdiod/diod_conf.c`).
     #[error("diod does not take a folder in whose path a name begins with '..'")]
