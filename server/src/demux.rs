@@ -6,13 +6,12 @@
 //! replies would have no room for.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::{Registry, Token, Waker};
-use transport::id::{Msize, StreamId, Tag};
+use transport::id::{Msize, StreamId};
 use transport::mux::{Authorisation, Code, Event, Opened, Reason, SendError};
 use transport::ninep::framer::Assembler;
 use transport::ninep::packet::Header;
@@ -25,8 +24,8 @@ use transport::relay::ready::Ready;
 use crate::backend::{Asked, Backend, Dialect, Remote, RemoteError, Submitted};
 use crate::fs::{Export, Limits, Replies, Session, Workers};
 use crate::grant::{Grant, SharedBook, Source, open_book};
+use crate::requests::{self, Requests};
 use crate::stderr;
-use crate::waiting::{self, Waiting};
 
 /// Bytes read from a stream's server before the others have their turn.
 const TURN: usize = 512 * 1024;
@@ -64,162 +63,39 @@ struct Stream {
     backend: Backend,
     small: Lane,
     bulk: Lane,
-    /// Requests that wait for room.
-    waiting: Waiting,
-    /// Requests that are being answered.
-    running: HashMap<Tag, Running>,
-    /// The sum of `reserved` of those.
-    reserved: usize,
-    /// Requests begun so far.
-    begun: u64,
-}
-
-struct Running {
-    /// What its reply is checked by, where it goes to another process.
-    asked: Option<Asked>,
-    /// Bytes that its reply may have.
-    reserved: usize,
-    /// Bytes of credit that it holds.
-    credit: u32,
-    /// It is for a lock that is waited for.
-    parks: bool,
-    /// Which it is of all that have begun: its tag may be another's by the time that it is looked for.
-    serial: u64,
-    /// The request that it flushes.
-    flushes: Option<(Tag, u64)>,
-    /// Whether all that began before it have no answer once it has.
-    resets: bool,
+    requests: Requests,
 }
 
 impl Stream {
     fn new(backend: Backend) -> Stream {
-        Stream {
-            backend,
-            small: Lane::new(),
-            bulk: Lane::new(),
-            waiting: Waiting::default(),
-            running: HashMap::new(),
-            reserved: 0,
-            begun: 0,
-        }
+        let requests = Requests::new(backend.manners());
+        Stream { backend, small: Lane::new(), bulk: Lane::new(), requests }
     }
 
     /// Hands a request to the file server; gives the credit that goes back at once, and the reply where
     /// no server is needed. The error says why it is none.
     fn begin(&mut self, request: Packet) -> Result<(u32, Option<Packet>), String> {
-        let header = request.header().map_err(|error| error.to_string())?;
-        let flushed = waiting::flushed(&request);
-        let parks = waiting::may_park(&request) && self.backend.parks();
-        let credit = u32::try_from(request.len()).unwrap_or(u32::MAX);
-        self.begun += 1;
-        // What stays for long leaves all room to others, and is little; where it is held here, its
-        // credit bounds it.
-        let early = parks && self.backend.is_embedded();
-        let running = Running {
-            asked: None,
-            reserved: if parks { 0 } else { waiting::reply_size(&request) },
-            credit: if early { 0 } else { credit },
-            parks,
-            serial: self.begun,
-            flushes: flushed.and_then(|tag| self.to_flush(tag)),
-            resets: Kind(header.kind) == Kind::Tversion,
-        };
-        self.reserved += running.reserved;
-        let entry = match self.running.entry(header.tag) {
-            Entry::Occupied(_) => return Err("a tag is used by two requests at a time".into()),
-            Entry::Vacant(entry) => entry.insert(running),
-        };
-        self.waiting.count(parks, 1);
-        let answer = match &mut self.backend {
+        match &mut self.backend {
             Backend::Embedded { session, .. } => {
+                let credit = self.requests.begin(&request, None)?;
                 session.submit(request).map_err(|error| error.to_string())?;
-                None
+                Ok((credit, None))
             }
             Backend::Remote(remote, _) => {
                 let (_, message) = Tmessage::decode(&request).map_err(|error| error.to_string())?;
-                entry.asked = Some(Asked::of(&message));
+                let credit = self.requests.begin(&request, Some(Asked::of(&message)))?;
                 match remote.submit(request)? {
-                    Submitted::Sent => None,
-                    Submitted::Answered(reply) => Some(reply),
+                    Submitted::Sent => Ok((credit, None)),
+                    Submitted::Answered(reply) => Ok((credit, Some(reply))),
                 }
             }
-        };
-        Ok((if early { credit } else { 0 }, answer))
-    }
-
-    /// What has no answer of its own any more once a flush of `tag` has one.
-    fn to_flush(&self, tag: Tag) -> Option<(Tag, u64)> {
-        let old = self.running.get(&tag)?;
-        if !self.answers_last_flush_only() {
-            return Some((tag, old.serial));
-        }
-        if old.is_flush() {
-            // It will be answered all the same.
-            return None;
-        }
-        let target = Some((tag, old.serial));
-        let earlier = self.running.iter().filter(|(_, running)| running.flushes == target);
-        let last = earlier.max_by_key(|(_, running)| running.serial);
-        last.map(|(tag, running)| (*tag, running.serial)).or(target)
-    }
-
-    /// Whether the server forgets a flush when another one of the same request comes.
-    fn answers_last_flush_only(&self) -> bool {
-        match &self.backend {
-            Backend::Embedded { .. } => false,
-            Backend::Remote(remote, _) => remote.dialect().answers_last_flush_only(),
         }
     }
 
-    /// A request has been answered: the credit that goes back, and the flushes which that one makes up
-    /// for and which are to be answered here.
-    fn answered(&mut self, tag: Tag) -> (u32, Vec<Tag>) {
-        let mut credit = 0;
-        let mut flushes = Vec::new();
-        let mut first = true;
-        let mut next = self.running.get(&tag).map(|running| (tag, running.serial));
-        while let Some((tag, serial)) = next {
-            let Entry::Occupied(at) = self.running.entry(tag) else { break };
-            if at.get().serial != serial {
-                break;
-            }
-            let running = at.remove();
-            self.waiting.count(running.parks, -1);
-            self.reserved -= running.reserved;
-            credit += running.credit;
-            if !first && running.is_flush() && self.answers_last_flush_only() {
-                flushes.push(tag);
-            }
-            first = false;
-            // What was flushed has no reply of its own any more.
-            next = running.flushes;
-            if running.resets {
-                // A new session: nothing of the old one is answered any more.
-                self.running.retain(|_, running| {
-                    let old = running.serial < serial;
-                    if old {
-                        self.waiting.count(running.parks, -1);
-                        self.reserved -= running.reserved;
-                        credit += running.credit;
-                    }
-                    !old
-                });
-            }
-        }
-        (credit, flushes)
-    }
-
-    /// The next reply of a server at a socket; none where it has come for nothing more.
+    /// The next reply of a server at a socket, if it has come.
     fn poll(&mut self) -> Result<Option<Packet>, Reason> {
         let Backend::Remote(remote, _) = &mut self.backend else { return Ok(None) };
-        let running = &self.running;
-        remote.poll(|tag| running.get(&tag)?.asked).map_err(|error| failed(&error))
-    }
-}
-
-impl Running {
-    fn is_flush(&self) -> bool {
-        self.asked.is_some_and(|asked| asked.kind == Kind::Tflush)
+        remote.poll(|tag| self.requests.asked(tag)).map_err(|error| failed(&error))
     }
 }
 
@@ -360,7 +236,7 @@ impl Demux {
                 Ok(None) => break,
                 Ok(Some(item)) => {
                     let Some(request) = lane.assembler.push(item) else { continue };
-                    cx.mux.consumed(id, stream.waiting.push(request));
+                    cx.mux.consumed(id, stream.requests.push(request));
                 }
                 Err(error) => {
                     self.end(cx, id, Reason::new(Code::NOT_9P, error.to_string()));
@@ -368,7 +244,7 @@ impl Demux {
                 }
             }
         }
-        if stream.waiting.len() > waiting::MAX {
+        if stream.requests.waiting() > requests::MAX {
             self.end(cx, id, Reason::new(Code::NOT_9P, "too many requests at once"));
             return;
         }
@@ -389,10 +265,8 @@ impl Demux {
         let mut moved = false;
         let streams = self.streams.len();
         while let Some(stream) = self.streams.get_mut(&id) {
-            let unsent = cx.mux.queued(id) + cx.mux.queued_messages(id) * waiting::SMALL_REPLY;
-            let Some(request) = stream.waiting.next(unsent + stream.reserved, streams) else {
-                break;
-            };
+            let unsent = cx.mux.queued(id) + cx.mux.queued_messages(id) * requests::SMALL_REPLY;
+            let Some(request) = stream.requests.next(unsent, streams) else { break };
             moved = true;
             match stream.begin(request) {
                 Ok((credit, answer)) => {
@@ -411,9 +285,9 @@ impl Demux {
     fn reply(&mut self, cx: &mut Context<'_>, id: StreamId, reply: Packet) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let Ok(Header { tag, .. }) = reply.header() else { return };
-        let (credit, flushes) = stream.answered(tag);
-        cx.mux.consumed(id, credit);
-        let flushes = flushes.into_iter().map(|tag| Rmessage::Rflush.encode(tag));
+        let answered = stream.requests.answered(tag);
+        cx.mux.consumed(id, answered.credit);
+        let flushes = answered.flushes.into_iter().map(|tag| Rmessage::Rflush.encode(tag));
         let mut replies = flushes.chain([reply]);
         if let Err(error) = replies.try_for_each(|reply| send(cx, id, &reply)) {
             // A stream that the client closed a moment ago needs no reply; anything else is a fault.
@@ -512,7 +386,7 @@ impl Role for Demux {
             self.reply(cx, stream, reply);
             moved = true;
         }
-        let waiting = self.streams.iter().filter(|(_, stream)| stream.waiting.len() > 0);
+        let waiting = self.streams.iter().filter(|(_, stream)| stream.requests.waiting() > 0);
         let waiting: Vec<StreamId> = waiting.map(|(id, _)| *id).collect();
         for id in waiting {
             moved |= self.submit(cx, id);
@@ -531,85 +405,5 @@ impl Role for Demux {
 
     fn is_done(&self) -> bool {
         false
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use transport::id::Fid;
-    use transport::ninep::Tmessage;
-    use transport::ninep::message::VERSION;
-
-    struct Nobody;
-
-    impl Replies for Nobody {
-        fn reply(&self, _: Packet) {}
-    }
-
-    fn stream() -> Stream {
-        let folder = tempfile::tempdir().unwrap();
-        let export = Export::open(&folder.path().canonicalize().unwrap(), false).unwrap();
-        let workers = Workers::new(Limits::default());
-        let session = Session::new(Arc::clone(&export), workers, Arc::new(Nobody), Msize::MAX);
-        let mut stream = Stream::new(Backend::Embedded { export, session });
-        begin(&mut stream, &version(Msize::MAX.bytes()));
-        stream.answered(Tag::NONE);
-        stream
-    }
-
-    /// Begins a request; gives the credit that it holds.
-    fn begin(stream: &mut Stream, request: &Packet) -> u32 {
-        assert_eq!(stream.begin(request.clone()), Ok((0, None)));
-        request.len() as u32
-    }
-
-    /// Notes a request that the file server is not asked for.
-    fn note(stream: &mut Stream, tag: u16) -> u32 {
-        stream.begun += 1;
-        let (serial, credit) = (stream.begun, u32::from(tag) * 100);
-        let (flushes, parks, resets) = (None, false, false);
-        let asked = None;
-        let running = Running { asked, reserved: 10, credit, parks, serial, flushes, resets };
-        stream.running.insert(Tag(tag), running);
-        stream.waiting.count(parks, 1);
-        stream.reserved += 10;
-        credit
-    }
-
-    fn version(msize: u32) -> Packet {
-        Tmessage::Tversion { msize, version: VERSION }.encode(Tag::NONE)
-    }
-
-    fn read(tag: u16) -> Packet {
-        Tmessage::Tread { fid: Fid(1), offset: 0, count: 1 << 20 }.encode(Tag(tag))
-    }
-
-    #[test]
-    fn a_flush_gives_back_what_it_flushes_and_not_a_later_one_of_that_tag() {
-        let mut stream = stream();
-        let old = begin(&mut stream, &read(1));
-        let flush = Tmessage::Tflush { oldtag: Tag(1) };
-        let first = begin(&mut stream, &flush.encode(Tag(2)));
-        assert_eq!(stream.answered(Tag(2)).0, first + old);
-        let early = begin(&mut stream, &flush.encode(Tag(3)));
-        let later = begin(&mut stream, &read(1));
-        assert_eq!(stream.answered(Tag(3)).0, early);
-        assert_eq!(stream.reserved, waiting::reply_size(&read(1)));
-        assert_eq!(stream.answered(Tag(1)).0, later);
-        assert_eq!((stream.reserved, stream.running.len()), (0, 0));
-    }
-
-    #[test]
-    fn a_version_gives_back_what_came_before_it_and_nothing_else() {
-        for msize in [Msize::MAX.bytes(), 1] {
-            let mut stream = stream();
-            let old = note(&mut stream, 1);
-            let reset = begin(&mut stream, &version(msize));
-            let new = note(&mut stream, 2);
-            assert_eq!(stream.answered(Tag::NONE).0, reset + old);
-            assert_eq!(stream.reserved, 10);
-            assert_eq!(stream.answered(Tag(2)).0, new);
-        }
     }
 }

@@ -11,6 +11,7 @@ pub mod backend;
 pub mod demux;
 pub mod fs;
 pub mod grant;
+mod requests;
 pub mod sandbox;
 pub mod service;
 pub mod stderr;

@@ -58,10 +58,11 @@ case_a_killed_diod_is_an_io_error_at_once() {
     mount_folder b
     head -c 3000000 /dev/urandom >$served/a/file
     help reads $mounts/a/file 60 /run/result &
+    local reader=$!
     sleep 0.5
     read -r first < <(pids diod)
     kill -KILL "$first"
-    wait $!
+    wait $reader
     cat /run/result
     grep -q 'Input/output error' /run/result
     # The other mount, and the channel, go on.

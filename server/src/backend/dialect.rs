@@ -16,6 +16,8 @@
 use transport::id::{Msize, Tag};
 use transport::ninep::{Packet, Rmessage, Tmessage};
 
+use crate::requests::Manners;
+
 /// Which server it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Dialect {
@@ -53,14 +55,10 @@ impl Dialect {
         }
     }
 
-    /// Whether a lock that is waited for stays unanswered for as long; diod answers "blocked".
-    pub fn parks(&self) -> bool {
-        *self == Dialect::Ours
-    }
-
-    /// Whether the earlier of two flushes of one request has no answer.
-    pub fn answers_last_flush_only(&self) -> bool {
-        *self != Dialect::Ours
+    /// How the server treats its requests. diod answers a lock that is to be waited for with "blocked".
+    pub(crate) fn manners(&self) -> Manners {
+        let ours = *self == Dialect::Ours;
+        Manners { parks: ours, keeps_locks_here: false, answers_last_flush_only: !ours }
     }
 
     /// Whether a session can begin anew.

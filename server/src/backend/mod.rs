@@ -25,6 +25,7 @@ pub use dialect::Dialect;
 pub use remote::{Asked, Remote, RemoteError, Submitted};
 
 use crate::fs::{Export, Session};
+use crate::requests::Manners;
 
 /// Which file server is to serve.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,16 +52,13 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// Whether a lock that is waited for stays unanswered for as long, and holds nothing but itself.
-    pub fn parks(&self) -> bool {
+    /// How it treats its requests.
+    pub(crate) fn manners(&self) -> Manners {
         match self {
-            Backend::Embedded { .. } => true,
-            Backend::Remote(remote, _) => remote.dialect().parks(),
+            Backend::Embedded { .. } => {
+                Manners { parks: true, keeps_locks_here: true, answers_last_flush_only: false }
+            }
+            Backend::Remote(remote, _) => remote.dialect().manners(),
         }
-    }
-
-    /// Whether it is the embedded one.
-    pub fn is_embedded(&self) -> bool {
-        matches!(self, Backend::Embedded { .. })
     }
 }
