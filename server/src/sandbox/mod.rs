@@ -128,7 +128,7 @@ pub enum Side {
     /// The one that is locked in; what serves the grant is reached from here.
     Confined(Kind),
     /// The one that stayed.
-    Keeper(Keeper),
+    Keeper(Box<Keeper>),
 }
 
 /// Splits this process, which must have no second thread, and locks the new half in, with `grant` and

@@ -139,7 +139,7 @@ fn try_one(
         Some(child) => {
             drop(far);
             match heard(&near) {
-                Ok(_) => Ok(Side::Keeper(Keeper { child, signals })),
+                Ok(_) => Ok(Side::Keeper(Box::new(Keeper { child, signals }))),
                 Err(reason) => {
                     reap(child);
                     Err(reason)
