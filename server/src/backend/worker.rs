@@ -253,13 +253,16 @@ mod tests {
 
     fn attach(socket: &mut UnixStream) {
         ask(socket, 0xffff, Tmessage::Tversion { msize: Msize::MAX.bytes(), version: VERSION });
-        let (afid, n_uname) = (Fid::NONE, u32::MAX);
-        ask(socket, 1, Tmessage::Tattach { fid: ROOT, afid, uname: b"", aname: b"", n_uname });
-        let names = Names::new(&[b"f"]).unwrap();
-        ask(socket, 2, Tmessage::Twalk { fid: ROOT, newfid: FILE, names });
-        ask(socket, 3, Tmessage::Tlopen { fid: FILE, flags: 0 });
         assert_eq!(reply(socket), (101, 0xffff, 21));
-        for kind in [105, 111, 13] {
+        let (afid, n_uname) = (Fid::NONE, u32::MAX);
+        let names = Names::new(&[b"f"]).unwrap();
+        // One after the other: each needs the fid of the one before.
+        for (message, kind) in [
+            (Tmessage::Tattach { fid: ROOT, afid, uname: b"", aname: b"", n_uname }, 105),
+            (Tmessage::Twalk { fid: ROOT, newfid: FILE, names }, 111),
+            (Tmessage::Tlopen { fid: FILE, flags: 0 }, 13),
+        ] {
+            ask(socket, 1, message);
             assert_eq!(reply(socket).0, kind);
         }
     }
