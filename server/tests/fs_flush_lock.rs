@@ -7,14 +7,13 @@ mod fs_client;
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::sync::Arc;
 
 use fs_client::{Client, ROOT, workers};
 use libc::{O_RDONLY, O_RDWR};
 use server::fs::{Export, SessionError};
 use transport::id::Tag;
+use transport::ninep::Tmessage;
 use transport::ninep::message::lock::{BLOCKED, FLAG_BLOCK, RDLCK, SUCCESS, UNLCK, WRLCK};
-use transport::ninep::{Kind, Tmessage};
 
 const ALL: (u64, u64) = (0, 0);
 
@@ -245,40 +244,6 @@ fn a_version_ends_what_waits() {
     client.attach(ROOT, b"").unwrap();
     settle(&client);
     assert!(!client.inbox.has(tag), "it is another session's");
-}
-
-#[test]
-fn a_flush_is_answered_after_what_it_flushes_or_instead() {
-    let dir = folder();
-    fs::write(dir.path().join("big"), vec![1; 1 << 20]).unwrap();
-    let client = Arc::new(Client::of(dir.path()));
-    let fid = client.open("big", O_RDONLY).unwrap();
-    for round in 0..3000u32 {
-        let read = Tmessage::Tread { fid, offset: 0, count: 1 + round * 20 };
-        let tag = client.send(read, b"");
-        // As late as it may be: sometimes before, sometimes while, sometimes after it is answered.
-        for _ in 0..round % 50 * 40 {
-            std::hint::spin_loop();
-        }
-        let flush = client.send(Tmessage::Tflush { oldtag: Tag(tag) }, b"");
-        client.inbox.take(flush);
-        if client.inbox.has(tag) {
-            client.inbox.take(tag);
-        }
-        // From here on the tag is free: nothing may come for it any more.
-        let again = Tmessage::Tgetattr { fid, mask: 0 };
-        client.submit(tag, again, b"").unwrap();
-        let reply = client.inbox.take(tag);
-        assert_eq!(reply.header().unwrap().kind, Kind::Tgetattr.reply().0, "round {round}");
-    }
-    let order = client.inbox.order();
-    let mut flushed = std::collections::HashSet::new();
-    for (tag, kind) in order {
-        assert!(!(flushed.contains(&tag) && kind == 117), "Rread after its Rflush");
-        if kind == 109 {
-            flushed.insert(tag);
-        }
-    }
 }
 
 #[test]

@@ -147,6 +147,12 @@ impl Far {
         Ok(())
     }
 
+    /// Whether some requests are to be made in their older form where the newer is not known, as Linux
+    /// does.
+    fn is_old(&self) -> bool {
+        matches!(self, Far::There { dialect: Dialect::Diod { .. }, .. })
+    }
+
     pub fn close(&self) {
         match self {
             Far::Here(session) => session.close(),
@@ -431,16 +437,30 @@ impl Client {
     }
 
     pub fn unlinkat(&self, dirfid: Fid, name: &[u8], flags: u32) -> Result<(), Errno> {
-        self.ok(Tmessage::Tunlinkat { dirfid, name, flags })
+        let done = self.ok(Tmessage::Tunlinkat { dirfid, name, flags });
+        if done != Err(libc::EOPNOTSUPP) || !self.session.is_old() {
+            return done;
+        }
+        let fid = self.next_fid();
+        self.walk_raw(dirfid, fid, &[name])?;
+        self.ok(Tmessage::Tremove { fid })
     }
 
     pub fn renameat(&self, from: (Fid, &[u8]), to: (Fid, &[u8])) -> Result<(), Errno> {
-        self.ok(Tmessage::Trenameat {
+        let done = self.ok(Tmessage::Trenameat {
             olddirfid: from.0,
             oldname: from.1,
             newdirfid: to.0,
             newname: to.1,
-        })
+        });
+        if done != Err(libc::EOPNOTSUPP) || !self.session.is_old() {
+            return done;
+        }
+        let fid = self.next_fid();
+        self.walk_raw(from.0, fid, &[from.1])?;
+        let done = self.ok(Tmessage::Trename { fid, dfid: to.0, name: to.1 });
+        self.clunk(fid)?;
+        done
     }
 
     pub fn fsync(&self, fid: Fid) -> Result<(), Errno> {
