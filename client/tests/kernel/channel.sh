@@ -162,7 +162,7 @@ broken() {
 case_a_killed_server_is_an_io_error_at_once() {
     serve a b
     rm -f /run/result.*
-    head -c 30000000 /dev/urandom >$served/a/file
+    head -c 6000000 /dev/urandom >$served/a/file
     cp $served/a/file $served/b/file
     mount_folder a
     mount_folder b
@@ -193,7 +193,7 @@ case_a_killed_server_is_an_io_error_at_once() {
 case_a_killed_daemon_is_an_error_at_once() {
     rm -f /run/result.*
     serve a
-    head -c 30000000 /dev/urandom >$served/a/file
+    head -c 6000000 /dev/urandom >$served/a/file
     mount_folder a
     reader $mounts/a/file /run/result.1
     sleep 1
@@ -212,7 +212,7 @@ case_a_killed_daemon_is_an_error_at_once() {
 case_a_killed_qrexec_is_an_io_error_at_once() {
     rm -f /run/result.*
     serve a
-    head -c 30000000 /dev/urandom >$served/a/file
+    head -c 6000000 /dev/urandom >$served/a/file
     mount_folder a
     reader $mounts/a/file /run/result.1
     sleep 1
