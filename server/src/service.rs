@@ -32,7 +32,7 @@ use transport::relay::pump;
 use crate::backend::{self, diod};
 use crate::demux::Demux;
 use crate::grant::{self, Desk, Grant, SharedBook, Source, hand_over};
-use crate::sandbox::{self, Kind, Side as Half, Unavailable};
+use crate::sandbox::{self, Side as Half, Unavailable};
 use crate::stderr;
 
 /// Why a call comes to nothing.
@@ -65,9 +65,6 @@ pub enum ServiceError {
     /// There is nothing to lock the service into.
     #[error(transparent)]
     Sandbox(#[from] Unavailable),
-    /// A folder for a process that cannot open it where it is, and no other can serve it.
-    #[error("a channel without namespaces serves one folder only: {0}")]
-    OneFolder(Unavailable),
     /// Something of the system failed.
     #[error("{0}: {1}")]
     System(&'static str, Errno),
@@ -92,10 +89,6 @@ impl ServiceError {
             ServiceError::Sandbox(_) => Reason::new(
                 Code::RESOURCES,
                 "the service cannot be locked into its folder there; see its log",
-            ),
-            ServiceError::OneFolder(_) => Reason::new(
-                Code::RESOURCES,
-                "without user namespaces the service there serves one folder at a time",
             ),
             ServiceError::NotACall(_) => Reason::new(Code::INTERNAL, self.to_string()),
             _ => Reason::new(Code::RESOURCES, "the service cannot be started; see its log"),
@@ -195,26 +188,15 @@ fn open(call: &Call, settings: &Settings) -> Result<Grant, ServiceError> {
     Ok(Grant { folder: folder.clone(), read_only: call.read_only, source })
 }
 
-/// Hands the folder over as the process with the channel can use it: by a mount that its empty root
-/// does not matter to.
+/// Hands the folder over as the process with the channel can use it, which is locked in.
 fn later_call(
     caller: &Caller,
     settings: &Settings,
-    mut grant: Grant,
+    grant: Grant,
     nonce: &Nonce,
 ) -> Result<Token, ServiceError> {
     let runtime = runtime_folder("server")?;
-    let kinds = &settings.sandbox.kinds;
-    if let (Source::Folder(_), false) = (&grant.source, kinds.is_empty()) {
-        let detached = if kinds.contains(&Kind::Namespaces) {
-            sandbox::detach(&grant)
-        } else {
-            Err(Unavailable::not_asked_for())
-        };
-        grant.source = Source::Folder(detached.map_err(|why| {
-            if kinds.contains(&Kind::Landlock) { ServiceError::OneFolder(why) } else { why.into() }
-        })?);
-    }
+    let grant = sandbox::lend(&settings.sandbox, grant)?;
     let handed = hand_over(&runtime, &nonce.0, &caller.client, &grant);
     let token = handed.map_err(|errno| ServiceError::System("the channel's process", errno))?;
     token.map(Token).ok_or(ServiceError::NoChannel)

@@ -453,26 +453,46 @@ fn other_owners_are_nobody_to_an_ordinary_user() {
     assert_eq!(channel.read(stream, b"other").unwrap(), b"");
 }
 
+/// The processes of this place's program.
+fn living(place: &Place) -> usize {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let ours =
+        |path: PathBuf| fs::read_link(path.join("exe")).is_ok_and(|exe| exe == place.program());
+    processes.filter(|process| ours(process.path())).count()
+}
+
 #[test]
-fn a_later_folder_comes_into_the_empty_root() {
+fn a_later_folder_comes_into_the_sandbox() {
     for user in users() {
-        let place = Place::new(user);
-        place.write("a/file", "first");
-        place.write("b/file", "second");
-        let mut channel = Channel::open(&place, "a", false, &[]);
-        let first = channel.stream(Authorisation::Own);
-        let mut later = call(&place, "b", true, &[], Role::Grant(channel.nonce));
-        let token = match later.answer() {
-            Answer::Taken(hello) => match hello.taken {
-                Taken::Grant(token) => token,
-                Taken::Channel => panic!("it became a channel"),
-            },
-            Answer::Refused(reason) => panic!("{}: {}", reason.text, later.stderr()),
-        };
-        assert!(later.ended().success());
-        let second = channel.stream(Authorisation::Token(token.0));
-        assert_eq!(channel.read(second, b"file").unwrap(), b"second");
-        assert_eq!(channel.read(first, b"file").unwrap(), b"first");
+        for options in KINDS {
+            let place = Place::new(user);
+            place.write("a/file", "first");
+            place.write("b/file", "second");
+            let mut channel = Channel::open(&place, "a", false, options);
+            let first = channel.stream(Authorisation::Own);
+            let mut later = call(&place, "b", true, options, Role::Grant(channel.nonce));
+            let token = match later.answer() {
+                Answer::Taken(hello) => match hello.taken {
+                    Taken::Grant(token) => token,
+                    Taken::Channel => panic!("it became a channel"),
+                },
+                Answer::Refused(reason) => panic!("{}: {}", reason.text, later.stderr()),
+            };
+            assert!(later.ended().success());
+            // Nothing of it holds on to what the call came with.
+            assert_eq!(later.socket.read(&mut [0]).unwrap(), 0);
+            assert_eq!(later.stderr(), "");
+            let second = channel.stream(Authorisation::Token(token.0));
+            assert_eq!(channel.read(second, b"file").unwrap(), b"second");
+            assert_eq!(channel.read(first, b"file").unwrap(), b"first");
+            if geteuid().is_root() {
+                // Without a process of its own the folder is this channel's.
+                assert_eq!(living(&place), if options[1] == "landlock" { 3 } else { 2 });
+            }
+            channel.socket.shutdown(std::net::Shutdown::Both).unwrap();
+            channel.ended();
+            in_time("the end of all processes", || (living(&place) == 0).then_some(()));
+        }
     }
 }
 

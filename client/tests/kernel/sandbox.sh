@@ -39,9 +39,9 @@ case_an_ordinary_users_folder_with_mounts_below_it() {
     serve_as_user
     own a
     as_user mkdir $served/a/below $served/a/later
-    mount -t tmpfs -o uid=$user tmpfs $served/a/below
+    mount -t tmpfs -o uid=$user,gid=$user tmpfs $served/a/below
     as_user mkdir $served/a/below/deep
-    mount -t tmpfs -o uid=$user tmpfs $served/a/below/deep
+    mount -t tmpfs -o uid=$user,gid=$user tmpfs $served/a/below/deep
     as_user sh -c "echo inner >$served/a/below/inner; echo deepest >$served/a/below/deep/file"
     echo other >$served/a/other && chmod 644 $served/a/other
     mount_folder a
@@ -70,8 +70,9 @@ case_an_ordinary_users_folder_with_mounts_below_it() {
 case_attributes_without_proc() {
     serve_as_user
     own a
-    truncate -s 32M /run/disk && mkfs.ext4 -q /run/disk
-    mount -o loop /run/disk $served/a
+    insmod /usr/lib/uml/modules/"$(uname -r)"/kernel/drivers/block/brd.ko rd_nr=1 rd_size=65536
+    mkfs.ext4 -q /dev/ram0
+    mount /dev/ram0 $served/a
     chown $user:$user $served/a
     as_user mkdir $served/a/d
     as_user touch $served/a/f
@@ -87,7 +88,6 @@ case_attributes_without_proc() {
     umount_folder a
     within 5 no_process_left
     umount $served/a
-    rm /run/disk
 }
 
 case_everything_forbidden_fails() {
@@ -105,7 +105,7 @@ case_later_folders_of_an_ordinary_user() {
     serve_as_user
     own a b c
     as_user mkdir $served/b/below
-    mount -t tmpfs -o uid=$user tmpfs $served/b/below
+    mount -t tmpfs -o uid=$user,gid=$user tmpfs $served/b/below
     as_user sh -c "echo text >$served/b/below/file; echo text >$served/c/file"
     mount_folder a
     mount_folder b

@@ -10,7 +10,7 @@
 //!
 //! The third version, of Linux 6.2, is the least: before, neither truncation was covered nor could a
 //! file be moved to another folder. It is one process a folder: a rule for a second one cannot be
-//! added, and no later call's folder can be opened in here.
+//! added, and no later call's folder can be opened in here: it gets a process of its own.
 
 use std::os::fd::OwnedFd;
 

@@ -42,6 +42,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use policy::FolderPath;
 use rustix::io::Errno;
 
+use crate::backend;
 use crate::grant::{Grant, Source};
 pub use check::check;
 use process::Tie;
@@ -115,11 +116,22 @@ impl<T> Step<T> for std::io::Result<T> {
 #[error("no sandbox can be had here ({}); --no-sandbox goes without", .0.join("; "))]
 pub struct Unavailable(Vec<String>);
 
-impl Unavailable {
-    /// Namespaces, where the person wants another kind.
-    pub fn not_asked_for() -> Unavailable {
-        Unavailable(vec![format!("{}: not asked for", Kind::Namespaces)])
+/// What serves a later call's folder to a channel whose process is confined: the folder's mount for an
+/// empty root, else a process of its own.
+pub fn lend(settings: &Settings, mut grant: Grant) -> Result<Grant, Unavailable> {
+    let Source::Folder(_) = &grant.source else { return Ok(grant) };
+    let mut reasons = Vec::new();
+    for kind in &settings.kinds {
+        let lent = match kind {
+            Kind::Namespaces => detach(&grant).map(Source::Folder),
+            Kind::Landlock => serve_apart(settings, &mut grant).map(Source::Server),
+        };
+        match lent {
+            Ok(source) => return Ok(Grant { source, ..grant }),
+            Err(Unavailable(why)) => reasons.extend(why),
+        }
     }
+    if settings.kinds.is_empty() { Ok(grant) } else { Err(Unavailable(reasons)) }
 }
 
 /// Which of the two processes this is.
@@ -144,7 +156,7 @@ pub fn enter(
 
 /// The folder of `grant` as a detached mount, for a process that lives in an empty root. This process
 /// stays as it is.
-pub fn detach(grant: &Grant) -> Result<OwnedFd, Unavailable> {
+fn detach(grant: &Grant) -> Result<OwnedFd, Unavailable> {
     process::borrow(|| {
         let Source::Folder(outside) = &grant.source else {
             return Err(Failure { step: "a folder", errno: Errno::INVAL });
@@ -152,6 +164,35 @@ pub fn detach(grant: &Grant) -> Result<OwnedFd, Unavailable> {
         namespaces::enter()?;
         mounts::detach(&grant.folder, outside, grant.read_only)
     })
+}
+
+/// A process that serves the folder of `grant` at the socket that is given, locked into that folder by
+/// Landlock, until the socket is closed: for a channel whose own process can open no second folder.
+fn serve_apart(settings: &Settings, grant: &mut Grant) -> Result<OwnedFd, Unavailable> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    let kind = Kind::Landlock;
+    let pair = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+    let mut pair =
+        Some(pair.map_err(|errno| Unavailable(vec![format!("{kind}: a socket: {errno}")]))?);
+    let no_more = Failure { step: "a socket", errno: Errno::BADF };
+    let make = |tie: Tie<'_>| {
+        let (near, far) = pair.take().ok_or(no_more)?;
+        drop(near);
+        // The call ends now, and with it whoever would read what this process has to say.
+        rustix::process::setsid().step("a session of its own")?;
+        rustix::stdio::dup2_stderr(rustix::stdio::stdin()).step("no stderr")?;
+        confine(kind, settings, grant, &[far.as_fd()], tie)?;
+        Ok((far, grant))
+    };
+    let run = |(far, grant): (OwnedFd, &mut Grant)| {
+        let Source::Folder(root) = &grant.source else { return };
+        // How it ends is seen at the socket.
+        let _ = root.try_clone().map_err(Into::into).and_then(|root| {
+            backend::worker::run(root, grant.folder.as_path(), grant.read_only, far)
+        });
+    };
+    process::release(kind, make, run)?;
+    pair.map(|(near, _)| near).ok_or_else(|| Unavailable(Vec::new()))
 }
 
 fn confine(

@@ -87,7 +87,8 @@ impl Keeper {
 /// What a locked-in process has of its keeper.
 #[derive(Clone, Copy, Debug)]
 pub struct Tie<'a> {
-    keeper: Pid,
+    /// Nobody, where it is to live on.
+    keeper: Option<Pid>,
     /// Where it reports; to be kept.
     pub report: BorrowedFd<'a>,
 }
@@ -96,10 +97,12 @@ impl Tie<'_> {
     /// Has the kernel end this process with its keeper. To be done again after a change of rights, at
     /// which the kernel forgets it.
     pub fn fasten(&self) -> Result<(), Failure> {
-        set_parent_process_death_signal(Some(Signal::KILL)).step("the tie to the keeper")?;
-        // It may have been gone before the line above.
-        if getppid() != Some(self.keeper) {
-            sys::exit_now(1);
+        if let Some(keeper) = self.keeper {
+            set_parent_process_death_signal(Some(Signal::KILL)).step("the tie to the keeper")?;
+            // It may have been gone before the line above.
+            if getppid() != Some(keeper) {
+                sys::exit_now(1);
+            }
         }
         Ok(())
     }
@@ -148,7 +151,7 @@ fn try_one(
         }
         None => {
             drop((near, signals));
-            let tie = Tie { keeper, report: far.as_fd() };
+            let tie = Tie { keeper: Some(keeper), report: far.as_fd() };
             let done = tie.fasten().and_then(|()| enter(kind, tie)).map(|()| None);
             let failed = done.is_err();
             report(&far, done);
@@ -175,6 +178,40 @@ pub fn borrow(make: impl FnOnce() -> Result<OwnedFd, Failure>) -> Result<OwnedFd
         heard?.ok_or_else(|| "no descriptor came".to_owned())
     };
     lend().map_err(|reason| Unavailable(vec![format!("{}: {reason}", Kind::Namespaces)]))
+}
+
+/// Has a process made that lives on without this one: `make` prepares it, `run` is its life.
+pub fn release<T>(
+    kind: Kind,
+    make: impl FnOnce(Tie<'_>) -> Result<T, Failure>,
+    run: impl FnOnce(T),
+) -> Result<(), Unavailable> {
+    let words = |failure: Failure| failure.to_string();
+    let start = || {
+        let (near, far) = MessageSocket::pair().step("a socket").map_err(words)?;
+        match sys::fork().step("a new process").map_err(words)? {
+            Some(child) => {
+                drop(far);
+                heard(&near).map(drop).inspect_err(|_| reap(child))
+            }
+            None => {
+                drop(near);
+                match make(Tie { keeper: None, report: far.as_fd() }) {
+                    Ok(made) => {
+                        report(&far, Ok(None));
+                        drop(far);
+                        run(made);
+                        sys::exit_now(0)
+                    }
+                    Err(failure) => {
+                        report(&far, Err(failure));
+                        sys::exit_now(1)
+                    }
+                }
+            }
+        }
+    };
+    start().map_err(|reason| Unavailable(vec![format!("{kind}: {reason}")]))
 }
 
 fn report(to: &MessageSocket, what: Result<Option<OwnedFd>, Failure>) {
