@@ -72,10 +72,10 @@ fn ninep(example: &Example) {
     assert!(framer.is_between());
     let (name, back) = if example.which.starts_with('T') {
         let (tag, message) = Tmessage::decode(&packet).unwrap();
-        (format!("{message:?}"), message.with_body(tag, packet.body.clone()))
+        (format!("{message:?}"), message.with_body(tag, packet.body.to_vec()))
     } else {
         let (tag, message) = Rmessage::decode(&packet).unwrap();
-        (format!("{message:?}"), message.with_body(tag, packet.body.clone()))
+        (format!("{message:?}"), message.with_body(tag, packet.body.to_vec()))
     };
     assert!(name.starts_with(&example.which), "line {}: {name}", example.line);
     assert_eq!(back.to_vec(), example.bytes, "line {}", example.line);

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::codec::{DecodeError, Reader, Wire};
 use super::packet::{HEADER, Header, Packet};
+use super::pieces::Pieces;
 use crate::id::{Fid, Tag};
 
 /// The one protocol version that both ends speak (version(5)).
@@ -458,10 +459,15 @@ macro_rules! messages {
 
             /// The message as a packet, with `body` as its payload.
             pub fn with_body(&self, tag: Tag, body: Vec<Bytes>) -> Packet {
-                let mut head = BytesMut::with_capacity(64);
-                Packet::start(&mut head, self.kind().0, tag);
-                self.write_fields(&mut head);
-                Packet::finish(head, body)
+                self.write_to(&mut BytesMut::with_capacity(64), tag, body.into())
+            }
+
+            /// As [`with_body`](Self::with_body), with the head written to `slab`, which is empty: its
+            /// front leaves with the packet, and the rest of its room is there for the next.
+            pub fn write_to(&self, slab: &mut BytesMut, tag: Tag, body: Pieces) -> Packet {
+                Packet::start(slab, self.kind().0, tag);
+                self.write_fields(slab);
+                Packet::finish(slab.split(), body)
             }
 
             /// The message as a packet; for messages without payload.

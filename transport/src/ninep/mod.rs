@@ -12,8 +12,10 @@ pub mod codec;
 pub mod framer;
 pub mod message;
 pub mod packet;
+pub mod pieces;
 
 pub use codec::DecodeError;
 pub use framer::{Framer, Item};
 pub use message::{Kind, Names, Qid, QidKind, Qids, Rmessage, Tmessage};
 pub use packet::Packet;
+pub use pieces::Pieces;

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use bytes::{Bytes, BytesMut};
 
 use super::codec::{DecodeError, Reader};
+use super::pieces::Pieces;
 use crate::id::Tag;
 
 /// `size[4] type[1] tag[2]`, the head of every message (intro(5)).
@@ -21,7 +22,7 @@ pub struct Packet {
     /// The message up to its payload; the whole message where it has none.
     pub head: Bytes,
     /// The payload, in pieces, none of them empty.
-    pub body: Vec<Bytes>,
+    pub body: Pieces,
 }
 
 /// The head of every message.
@@ -46,7 +47,7 @@ impl Header {
 impl Packet {
     /// A packet without a payload.
     pub fn whole(head: impl Into<Bytes>) -> Packet {
-        Packet { head: head.into(), body: Vec::new() }
+        Packet { head: head.into(), body: Pieces::new() }
     }
 
     /// Starts a head: room for the size, then type and tag. [`Packet::finish`] fills the size in.
@@ -58,7 +59,7 @@ impl Packet {
     }
 
     /// Writes the size into a head that `start` began and makes it a packet with `body`.
-    pub(crate) fn finish(mut head: BytesMut, body: Vec<Bytes>) -> Packet {
+    pub(crate) fn finish(mut head: BytesMut, body: Pieces) -> Packet {
         let payload: usize = body.iter().map(Bytes::len).sum();
         let size = u32::try_from(head.len() + payload).unwrap_or(u32::MAX);
         head[..4].copy_from_slice(&size.to_le_bytes());
