@@ -382,6 +382,7 @@ impl Role for Demux {
 
     fn pass(&mut self, cx: &mut Context<'_>) -> bool {
         let mut moved = false;
+        self.workers.turn();
         while let Some((stream, reply)) = self.mailbox.take() {
             self.reply(cx, stream, reply);
             moved = true;

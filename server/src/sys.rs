@@ -174,12 +174,36 @@ pub(crate) fn pread_into(
     count: usize,
     offset: u64,
 ) -> Result<usize, Errno> {
+    preadv2_into(fd, to, count, offset, 0)
+}
+
+/// The same from the page cache alone (`RWF_NOWAIT`): `EAGAIN` where it would have to wait.
+pub(crate) fn pread_now(
+    fd: BorrowedFd<'_>,
+    to: &mut BytesMut,
+    count: usize,
+    offset: u64,
+) -> Result<usize, Errno> {
+    preadv2_into(fd, to, count, offset, libc::RWF_NOWAIT)
+}
+
+fn preadv2_into(
+    fd: BorrowedFd<'_>,
+    to: &mut BytesMut,
+    count: usize,
+    offset: u64,
+    flags: libc::c_int,
+) -> Result<usize, Errno> {
+    // −1 would be "from the position", and what is beyond has no file.
+    let offset = libc::off64_t::try_from(offset).map_err(|_| Errno::INVAL)?;
     to.reserve(count);
     // SAFETY: uninitialised bytes are only handed to the kernel, to be written.
     let spare = unsafe { to.chunk_mut().as_uninit_slice_mut() };
     let room = spare.len().min(count);
-    let (filled, _) = rustix::io::pread(fd, &mut spare[..room], offset)?;
-    let filled = filled.len();
+    let piece = libc::iovec { iov_base: spare.as_mut_ptr().cast(), iov_len: room };
+    // SAFETY: the descriptor is open, and `piece` names memory of ours that nobody else uses.
+    let filled =
+        check(unsafe { libc::preadv2(fd.as_raw_fd(), &raw const piece, 1, offset, flags) } as _)?;
     // SAFETY: the kernel wrote the first `filled` bytes of the spare room.
     unsafe { to.advance_mut(filled) };
     Ok(filled)

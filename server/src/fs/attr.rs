@@ -61,9 +61,7 @@ pub fn getattr(s: &Session, fid: &Fid, mask: u64) -> Result<Rmessage<'static>> {
 /// `Tgetattr`, where the answer is in memory; nothing where it might not be.
 pub fn getattr_in_memory(s: &Session, fid: &Fid, mask: u64) -> Option<Result<Rmessage<'static>>> {
     let node = fid.node();
-    if !s.export.is_in_memory(node.id.device) {
-        return None;
-    }
+    s.export.disks().root(node.id.device).filter(|disk| disk.has_attributes())?;
     let st = match fid.if_open() {
         Some(file) => stat(&file.fd),
         None => stat(node.cached()?),

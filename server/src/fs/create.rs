@@ -51,7 +51,8 @@ pub fn lcreate(
     let made = make(s, &parent, name, wanted, mode & PERMISSIONS, gid)?;
     let qid = s.export.devices().qid(&made.1.st);
     let node = &made.1.node;
-    io::bind(s, fid, node, OpenFile::new(made.0, wanted.writable, node.is_dir(), slot))?;
+    let disk = s.export.disks().find(node.id.device, &made.0);
+    io::bind(s, fid, node, OpenFile::new(made.0, &wanted, node.is_dir(), disk, slot))?;
     Ok(Rmessage::Rlcreate { qid, iounit: IOUNIT })
 }
 

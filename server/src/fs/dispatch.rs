@@ -1,8 +1,8 @@
 //! Message to operation.
 //!
 //! Three looks at a message: which fids it names ([`fids`], in the order in which messages come),
-//! whether memory answers it ([`at_once`]), and the operation itself ([`carry_out`], on a
-//! worker). One row a message; what an operation does stands in its family's file.
+//! whether it is answered on the spot ([`super::spot`]), and the operation itself ([`carry_out`],
+//! mostly on a worker). One row a message; what an operation does stands in its family's file.
 
 use std::sync::Arc;
 
@@ -10,10 +10,13 @@ use bytes::Bytes;
 use transport::ninep::{Rmessage, Tmessage};
 
 use super::errno::{Errno, Result};
-use super::fid::{Fid, Fids, Role};
+use super::fid::{Fid, Fids};
 use super::inflight::Request;
 use super::session::Session;
-use super::{attr, create, dir, io, link, lock, rename, walk, xattr};
+use super::{attr, create, dir, io, link, lock, rename, spot, walk, xattr};
+
+/// The fids that a message names first and second, as they were when it came.
+pub type Subjects = [Option<Arc<Fid>>; 2];
 
 /// What an operation answers with.
 #[derive(Debug)]
@@ -49,7 +52,7 @@ impl From<Rmessage<'static>> for Answer {
 
 /// The fids that a message names; `EBADF` where there is none of that number. Those that it ends
 /// are out of the table from here on.
-pub fn fids(table: &Fids, message: &Tmessage<'_>) -> Result<[Option<Arc<Fid>>; 2]> {
+pub fn fids(table: &Fids, message: &Tmessage<'_>) -> Result<Subjects> {
     let find = |fid| table.find(fid).ok_or(Errno::BADF).map(Some);
     Ok(match *message {
         Tmessage::Tclunk { fid } | Tmessage::Tremove { fid } => {
@@ -82,45 +85,29 @@ pub fn fids(table: &Fids, message: &Tmessage<'_>) -> Result<[Option<Arc<Fid>>; 2
     })
 }
 
-/// The answer, where it takes no system call that could wait: a thread that has to be woken costs
-/// ten times what such a request does.
-pub fn at_once(session: &Session, request: &Request) -> Option<Result<Answer>> {
-    let (_, message) = Tmessage::decode(&request.packet).ok()?;
-    let fid = request.fids[0].as_ref();
-    match message {
-        Tmessage::Tclunk { .. } => {
-            let fid = fid?;
-            let (_, role) = fid.state();
-            matches!(role, Role::Path | Role::Value(_))
-                .then(|| session.retire(fid).map(|()| Rmessage::Rclunk.into()))
-        }
-        Tmessage::Twalk { fid: number, newfid, names } if names.as_slice().is_empty() => {
-            if number == newfid {
-                return None;
-            }
-            Some(walk::clone(session, fid?, newfid).map(Answer::from))
-        }
-        // One in place ends the old fid, which may be open.
-        Tmessage::Twalk { fid: number, newfid, names } if number != newfid => {
-            walk::walk_in_memory(session, fid?, number, newfid, names.as_slice())
-                .map(|done| done.map(Answer::from))
-        }
-        Tmessage::Tgetattr { mask, .. } => {
-            attr::getattr_in_memory(session, fid?, mask).map(|done| done.map(Answer::from))
-        }
-        Tmessage::Tauth { .. } => Some(Err(Errno::OPNOTSUPP)),
-        _ => None,
+/// Carries a request out, on a worker. May wait for disks.
+pub fn work(s: &Session, request: &Request) -> Result<Answer> {
+    // It has been decoded before; `EPROTO` is never seen.
+    let (_, message) = Tmessage::decode(&request.packet).map_err(|_| Errno::PROTO)?;
+    let class = request.fids[0].as_ref().and_then(|fid| spot::class(s, &message, fid));
+    let work = || carry_out(s, &message, &request.fids, &request.packet.body, request.done);
+    match class {
+        Some((disk, what)) => disk.time(what, work),
+        None => work(),
     }
 }
 
-/// Carries a request out. May wait for disks.
-pub fn carry_out(session: &Session, request: &Request) -> Result<Answer> {
-    // It has been decoded before; `EPROTO` is never seen.
-    let (_, message) = Tmessage::decode(&request.packet).map_err(|_| Errno::PROTO)?;
-    let fid = || request.fids[0].as_ref().ok_or(Errno::BADF);
-    let second = || request.fids[1].as_ref().ok_or(Errno::BADF);
-    let s = session;
-    let done: Rmessage<'static> = match message {
+/// Carries a request out whose payload is `body`, of which `done` bytes have been written already.
+pub fn carry_out(
+    s: &Session,
+    message: &Tmessage<'_>,
+    subjects: &Subjects,
+    body: &[Bytes],
+    done: u32,
+) -> Result<Answer> {
+    let fid = || subjects[0].as_ref().ok_or(Errno::BADF);
+    let second = || subjects[1].as_ref().ok_or(Errno::BADF);
+    let answer: Rmessage<'static> = match *message {
         Tmessage::Tattach { fid, afid, aname, .. } => walk::attach(s, fid, afid, aname)?,
         Tmessage::Twalk { fid: number, newfid, names } => {
             walk::walk(s, fid()?, number, newfid, names.as_slice())?
@@ -131,7 +118,7 @@ pub fn carry_out(session: &Session, request: &Request) -> Result<Answer> {
         }
         Tmessage::Tlopen { flags, .. } => io::lopen(s, fid()?, flags)?,
         Tmessage::Tread { offset, count, .. } => return io::read(s, fid()?, offset, count),
-        Tmessage::Twrite { offset, .. } => io::write(s, fid()?, offset, &request.packet.body)?,
+        Tmessage::Twrite { offset, .. } => io::write(s, fid()?, offset, body, done)?,
         Tmessage::Tfsync { datasync, .. } => io::fsync(fid()?, datasync.0 != 0)?,
         Tmessage::Treaddir { offset, count, .. } => return dir::readdir(s, fid()?, offset, count),
         Tmessage::Tgetattr { mask, .. } => attr::getattr(s, fid()?, mask)?,
@@ -171,5 +158,5 @@ pub fn carry_out(session: &Session, request: &Request) -> Result<Answer> {
         }
         Tmessage::Never(never, _) => match never {},
     };
-    Ok(done.into())
+    Ok(answer.into())
 }

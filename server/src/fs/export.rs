@@ -7,9 +7,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Statx, fstatfs, openat2};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Statx, openat2};
 use rustix::io::retry_on_intr;
 
+use super::disk::Disks;
 use super::errno::Errno;
 use super::node::stat;
 use super::qid::{Devices, device};
@@ -45,12 +46,8 @@ pub struct Export {
     folder: PathBuf,
     read_only: bool,
     devices: Devices,
-    in_memory: bool,
+    disks: Disks,
 }
-
-/// File systems whose inodes, once in memory, are asked for attributes without a disk or a network
-/// (kernel `include/uapi/linux/magic.h`): ext4, XFS, btrfs, F2FS, tmpfs.
-const IN_MEMORY: [u64; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x0102_1994];
 
 impl Export {
     /// Opens `folder`, which must be absolute, without following any symbolic link on the way: a
@@ -83,10 +80,9 @@ impl Export {
             return Err(ExportError::NotAFolder(folder.into()));
         }
         let devices = Devices::new(device(&st));
-        let kind = fstatfs(&root).map(|numbers| numbers.f_type as u64);
-        let in_memory = kind.is_ok_and(|kind| IN_MEMORY.contains(&kind));
+        let disks = Disks::new(device(&st), &root);
         let folder = folder.into();
-        Ok(Arc::new(Export { root: Arc::new(root), st, folder, read_only, devices, in_memory }))
+        Ok(Arc::new(Export { root: Arc::new(root), st, folder, read_only, devices, disks }))
     }
 
     /// Whether every change is refused.
@@ -103,10 +99,8 @@ impl Export {
         &self.root
     }
 
-    /// Whether attributes of what is open on `device` come from memory: it is the root's, and of a
-    /// kind that is known for it.
-    pub(super) fn is_in_memory(&self, on: u64) -> bool {
-        self.in_memory && on == device(&self.st)
+    pub(super) fn disks(&self) -> &Disks {
+        &self.disks
     }
 
     /// The root's attributes when it was opened.

@@ -8,12 +8,15 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use rustix::fs::OFlags;
 use transport::id;
 
+use super::disk::Disk;
 use super::errno::{Errno, Result};
+use super::io::Wanted;
 use super::limits;
 use super::node::{Node, lock};
 use super::xattr::{Held, Sink};
@@ -76,15 +79,49 @@ pub struct OpenFile {
     pub writable: bool,
     /// Whether it is a folder.
     pub is_dir: bool,
+    /// How it was opened.
+    pub flags: OFlags,
+    /// What it is on.
+    pub disk: Arc<Disk>,
+    /// Where the last write of this fid ended; that page is in memory.
+    pub written: AtomicU64,
     /// Held while the description's position is used: reading a folder sets it first.
     pub position: Mutex<()>,
     _slot: Slot,
 }
 
 impl OpenFile {
+    /// `written`, while nothing is.
+    pub const UNWRITTEN: u64 = u64::MAX;
+
     /// `slot` is its part of the process's open files.
-    pub fn new(fd: OwnedFd, writable: bool, is_dir: bool, slot: Slot) -> Arc<OpenFile> {
-        Arc::new(OpenFile { fd, writable, is_dir, position: Mutex::new(()), _slot: slot })
+    pub fn new(
+        fd: OwnedFd,
+        wanted: &Wanted,
+        is_dir: bool,
+        disk: Arc<Disk>,
+        slot: Slot,
+    ) -> Arc<OpenFile> {
+        Arc::new(OpenFile {
+            fd,
+            writable: wanted.writable,
+            is_dir,
+            flags: wanted.flags,
+            disk,
+            written: AtomicU64::new(OpenFile::UNWRITTEN),
+            position: Mutex::new(()),
+            _slot: slot,
+        })
+    }
+
+    /// Whether every write goes to the end.
+    pub fn appends(&self) -> bool {
+        self.flags.contains(OFlags::APPEND)
+    }
+
+    /// Whether every write waits for the disk.
+    pub fn is_synchronous(&self) -> bool {
+        self.flags.intersects(OFlags::SYNC | OFlags::DSYNC)
     }
 }
 

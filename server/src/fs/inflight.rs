@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex};
 use transport::id::Tag;
 use transport::ninep::{Packet, Rmessage};
 
-use super::fid::Fid;
+use super::dispatch::Subjects;
 use super::limits;
 use super::node::lock;
 
@@ -38,7 +38,9 @@ pub struct Request {
     /// The message; it has been decoded once without error.
     pub packet: Packet,
     /// The fids that it names first and second, as they were when it came.
-    pub fids: [Option<Arc<Fid>>; 2],
+    pub fids: Subjects,
+    /// Bytes of a `Twrite` that have been written already.
+    pub done: u32,
     /// Times that it has been parked.
     pub parked: AtomicU32,
     epoch: AtomicU64,
@@ -47,21 +49,17 @@ pub struct Request {
 
 impl Request {
     /// A request that nothing knows of yet. One that is not `cancellable` is carried out even if
-    /// the client gives it up: its fid is gone from the table already.
-    pub fn new(
-        tag: Tag,
-        packet: Packet,
-        fids: [Option<Arc<Fid>>; 2],
-        cancellable: bool,
-    ) -> Arc<Request> {
-        Arc::new(Request {
+    /// the client gives it up: a part of it is done already, as its fid is gone from the table.
+    pub fn new(tag: Tag, packet: Packet, fids: Subjects, cancellable: bool, done: u32) -> Request {
+        Request {
             tag,
             packet,
             fids,
+            done,
             parked: AtomicU32::new(0),
             epoch: AtomicU64::new(0),
             state: AtomicU8::new(if cancellable { QUEUED } else { RUNNING }),
-        })
+        }
     }
 
     fn change(&self, from: u8, to: u8) -> bool {
@@ -90,6 +88,38 @@ impl Request {
 
     fn cancel(&self) -> bool {
         self.change(QUEUED, CANCELLED) || self.change(PARKED, CANCELLED)
+    }
+}
+
+/// Requests that are done, and whose memory serves others.
+#[derive(Debug, Default)]
+pub struct Spare(Mutex<Vec<Arc<Request>>>);
+
+impl Spare {
+    /// Kept at most: as many as the transport has under way for one stream.
+    const MOST: usize = 256;
+
+    /// `request` in memory that is shared.
+    pub fn make(&self, request: Request) -> Arc<Request> {
+        let Some(mut used) = lock(&self.0).pop() else { return Arc::new(request) };
+        match Arc::get_mut(&mut used) {
+            Some(memory) => {
+                *memory = request;
+                used
+            }
+            None => Arc::new(request),
+        }
+    }
+
+    /// Takes back what `make` gave, once it is done. What it held is let go.
+    pub fn give(&self, mut request: Arc<Request>) {
+        let Some(done) = Arc::get_mut(&mut request) else { return };
+        done.packet = Packet::default();
+        done.fids = [None, None];
+        let mut spare = lock(&self.0);
+        if spare.len() < Spare::MOST {
+            spare.push(request);
+        }
     }
 }
 
@@ -151,15 +181,25 @@ struct Leaving {
 }
 
 impl Table {
-    fn admit(&mut self, tag: Tag, request: Option<Arc<Request>>, bytes: usize) -> Admission {
+    /// What would become of a request.
+    fn look(&self, tag: Tag, bytes: usize) -> Admission {
         if self.version.is_some() {
-            return Admission::Resetting;
+            Admission::Resetting
+        } else if self.active.contains_key(&tag.0) {
+            Admission::TagInUse
+        } else if self.active.len() >= limits::REQUESTS
+            || self.bytes + bytes > limits::REQUEST_BYTES
+        {
+            Admission::Busy
+        } else {
+            Admission::Taken
         }
-        if self.active.contains_key(&tag.0) {
-            return Admission::TagInUse;
-        }
-        if self.active.len() >= limits::REQUESTS || self.bytes + bytes > limits::REQUEST_BYTES {
-            return Admission::Busy;
+    }
+
+    fn admit(&mut self, tag: Tag, request: Option<Arc<Request>>, bytes: usize) -> Admission {
+        let admission = self.look(tag, bytes);
+        if admission != Admission::Taken {
+            return admission;
         }
         if let Some(request) = &request {
             request.epoch.store(self.epoch, Ordering::Release);
@@ -205,6 +245,12 @@ impl Table {
 }
 
 impl InFlight {
+    /// What would become of a request. Enough for one that is answered before the next is looked at:
+    /// nothing can be about it, nor happen to it.
+    pub fn look(&self, tag: Tag, bytes: usize) -> Admission {
+        lock(&self.0).look(tag, bytes)
+    }
+
     /// Takes a request in.
     pub fn admit(&self, request: &Arc<Request>) -> Admission {
         let bytes = request.packet.len();
@@ -305,8 +351,10 @@ impl InFlight {
         send: &mut impl FnMut(Packet),
     ) -> Option<Packet> {
         let mut version = None;
-        let mut due = VecDeque::from([(serial, reply)]);
-        while let Some((serial, reply)) = due.pop_front() {
+        let mut next = Some((serial, reply));
+        // Mostly nothing is: then it costs no allocation.
+        let mut due = VecDeque::new();
+        while let Some((serial, reply)) = next.take().or_else(|| due.pop_front()) {
             if let Some(reply) = reply {
                 send(reply);
             }
@@ -364,7 +412,7 @@ mod tests {
     use super::*;
 
     fn request(tag: u16) -> Arc<Request> {
-        Request::new(Tag(tag), Packet::default(), [None, None], true)
+        Arc::new(Request::new(Tag(tag), Packet::default(), [None, None], true, 0))
     }
 
     fn reply(tag: u16) -> Option<Packet> {
@@ -426,6 +474,23 @@ mod tests {
         let version = inflight.answer(&one, reply(1), |_| panic!("of the session before"));
         assert!(version.is_some());
         assert_eq!(inflight.admit(&request(1)), Admission::Taken);
+    }
+
+    #[test]
+    fn memory_of_a_request_is_used_again_once_nobody_holds_it() {
+        let spare = Spare::default();
+        let make = |tag| {
+            let packet = Packet::whole(vec![7; 100]);
+            spare.make(Request::new(Tag(tag), packet, [None, None], true, 0))
+        };
+        let one = make(1);
+        let (memory, other) = (Arc::as_ptr(&one), one.clone());
+        spare.give(one);
+        let two = make(2);
+        assert_ne!(Arc::as_ptr(&two), memory, "it is held");
+        spare.give(other);
+        let three = make(3);
+        assert_eq!((Arc::as_ptr(&three), three.tag), (memory, Tag(3)));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use rustix::fs::{FileType, OFlags, fdatasync, fsync as sync_all, ftruncate};
@@ -18,12 +19,15 @@ use super::dispatch::Answer;
 use super::errno::{Errno, Result};
 use super::fid::{Fid, OpenFile, Role, Slot};
 use super::node::{Node, lock, stat};
+use super::rule::What;
 use super::session::Session;
 use super::xattr;
 use crate::sys;
 
 /// Slices in one pwritev(2) (limits.h: `IOV_MAX`).
 const PIECES: usize = 1024;
+/// Slices that need no allocation: what came in one or two reads of the channel, and a megabyte.
+const FEW: usize = 16;
 
 /// What `Rlopen` and `Rlcreate` say: as much as fits a message, which is what Linux's client then
 /// takes (kernel `net/9p/client.c`: `p9_client_read_once`).
@@ -76,8 +80,41 @@ pub fn lopen(s: &Session, fid: &Fid, flags: u32) -> Result<Rmessage<'static>> {
     let wanted = Wanted::from_wire(flags)?;
     let slot = slot(s)?;
     let (fd, st) = open_node(s, &node, wanted)?;
+    opened(s, fid, &node, &wanted, (fd, st), slot)
+}
+
+/// `Tlopen`, where the file is found in memory; nothing where it might not be, or it is not to be
+/// opened so.
+pub fn lopen_in_memory(s: &Session, fid: &Fid, flags: u32) -> Option<Result<Rmessage<'static>>> {
+    let (node, wanted) = (fid.unopened().ok()?, Wanted::from_wire(flags).ok()?);
+    let disk = s.export.disks().root(node.id.device).filter(|disk| disk.has_attributes())?;
+    if wanted.truncate || wanted.writable && s.writable().is_err() {
+        return None;
+    }
+    let how = match node.kind {
+        FileType::RegularFile => wanted.flags,
+        FileType::Directory if !wanted.writable => wanted.flags | OFlags::DIRECTORY,
+        _ => return None,
+    };
+    if !disk.may_still(What::Open) {
+        return None;
+    }
+    let slot = slot(s).ok()?;
+    let found = disk.clock(What::Open, || s.tree.open_in_memory(&node, how))?;
+    Some(opened(s, fid, &node, &wanted, found, slot))
+}
+
+fn opened(
+    s: &Session,
+    fid: &Fid,
+    node: &Arc<Node>,
+    wanted: &Wanted,
+    (fd, st): (OwnedFd, rustix::fs::Statx),
+    slot: Slot,
+) -> Result<Rmessage<'static>> {
     let qid = s.export.devices().qid(&st);
-    bind(s, fid, &node, OpenFile::new(fd, wanted.writable, node.is_dir(), slot))?;
+    let disk = s.export.disks().find(node.id.device, &fd);
+    bind(s, fid, node, OpenFile::new(fd, wanted, node.is_dir(), disk, slot))?;
     Ok(Rmessage::Rlopen { qid, iounit: IOUNIT })
 }
 
@@ -136,7 +173,13 @@ pub fn read(s: &Session, fid: &Fid, offset: u64, count: u32) -> Result<Answer> {
         Role::Value(value) => value.read(offset, count),
         Role::Path | Role::Sink(_) => return Err(Errno::BADF),
     };
-    Ok(Answer::Payload(Rmessage::Rread { count: data.len() as u32 }, data))
+    Ok(self::data(data))
+}
+
+/// What was read, as it is answered: the count is that of what is there, whatever the file has become
+/// meanwhile.
+pub fn data(data: Bytes) -> Answer {
+    Answer::Payload(Rmessage::Rread { count: data.len() as u32 }, data)
 }
 
 fn read_file(s: &Session, file: &OpenFile, offset: u64, count: usize) -> Result<Bytes> {
@@ -147,35 +190,72 @@ fn read_file(s: &Session, file: &OpenFile, offset: u64, count: usize) -> Result<
     read.map(|_| data)
 }
 
-/// `Twrite`, of a file or of an extended attribute. May write less than all, as write(2) may.
-pub fn write(s: &Session, fid: &Fid, offset: u64, body: &[Bytes]) -> Result<Rmessage<'static>> {
+/// `Twrite`, of a file or of an extended attribute, of which `done` bytes have been written already.
+/// May write less than all, as write(2) may.
+pub fn write(
+    s: &Session,
+    fid: &Fid,
+    offset: u64,
+    body: &[Bytes],
+    done: u32,
+) -> Result<Rmessage<'static>> {
     let count = match fid.state() {
-        (_, Role::Open(file)) => write_file(&file, offset, body)?,
+        (_, Role::Open(file)) => write_file(&file, offset, body, done)?,
         (node, Role::Sink(sink)) => xattr::write(s, &node, &mut lock(&sink), offset, body)?,
         (_, Role::Path | Role::Value(_)) => return Err(Errno::BADF),
     };
     Ok(Rmessage::Rwrite { count })
 }
 
-fn write_file(file: &OpenFile, offset: u64, body: &[Bytes]) -> Result<u32> {
-    let mut done = 0usize;
+fn write_file(file: &OpenFile, offset: u64, body: &[Bytes], done: u32) -> Result<u32> {
+    let mut done = done as usize;
+    let mut before = 0;
     for pieces in body.chunks(PIECES) {
-        let slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
-        let whole: usize = pieces.iter().map(Bytes::len).sum();
+        let whole: usize = before + pieces.iter().map(Bytes::len).sum::<usize>();
+        if done >= whole && whole > 0 {
+            before = whole;
+            continue;
+        }
         let at = offset.checked_add(done as u64).ok_or(Errno::FBIG)?;
-        match retry_on_intr(|| pwritev(&file.fd, &slices, at)) {
-            Ok(written) => {
-                done += written;
-                if written < whole {
-                    break;
-                }
-            }
+        let written = with_slices(pieces, done - before, |slices| {
+            retry_on_intr(|| pwritev(&file.fd, slices, at))
+        });
+        match written {
+            Ok(written) => done += written,
             // What has been written has been written: the client asks again for the rest.
             Err(_) if done > 0 => break,
             Err(errno) => return Err(errno),
         }
+        if done < whole {
+            break;
+        }
+        before = whole;
     }
+    wrote(file, offset, done);
     Ok(done as u32)
+}
+
+/// `pieces` without their first `skip` bytes, as the kernel takes them; few of them without a list.
+pub fn with_slices<T>(pieces: &[Bytes], skip: usize, to: impl FnOnce(&[IoSlice<'_>]) -> T) -> T {
+    let mut skip = skip;
+    let slices = pieces.iter().map(|piece| {
+        let skipped = skip.min(piece.len());
+        skip -= skipped;
+        IoSlice::new(&piece[skipped..])
+    });
+    let mut few = [IoSlice::new(&[]); FEW];
+    if pieces.len() <= FEW {
+        slices.zip(&mut few).for_each(|(slice, to)| *to = slice);
+        to(&few[..pieces.len()])
+    } else {
+        to(&slices.collect::<Vec<_>>())
+    }
+}
+
+/// Notes where a write ended.
+pub fn wrote(file: &OpenFile, offset: u64, count: usize) {
+    let end = if file.appends() { 0 } else { offset.saturating_add(count as u64) };
+    file.written.store(end, Ordering::Relaxed);
 }
 
 /// `Tfsync`.

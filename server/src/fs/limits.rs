@@ -61,6 +61,9 @@ pub struct Limits {
     /// makes and removes folders by two mounts can have any number for each fid. With its fid a node
     /// costs some 400 bytes, so a hostile client can take about 200 MiB. Beyond it `ENFILE`.
     pub nodes: usize,
+    /// Bytes that are read and written by the thread that takes messages in, in one turn of its: what
+    /// other streams wait for then. 4 MiB/ms is what a slow machine copies. 0: all is the workers'.
+    pub on_the_spot: usize,
     /// Owners of locks that hold an open file description, over all sessions. Beyond it `ENOLCK`.
     pub lock_owners: usize,
 }
@@ -76,6 +79,7 @@ impl Limits {
             open_files: n / 2,
             fids: 500_000,
             nodes: 500_000,
+            on_the_spot: 512 << 10,
             lock_owners: n / 8,
         }
     }

@@ -2,10 +2,10 @@
 //! but it.
 //!
 //! ```text
-//! submit ─► session ─► dispatch ─► walk io dir attr create rename link xattr lock ─► system calls
-//!              │  ▲                   │            one family a file
-//!     inflight ┘  └ workers           └─► fid ─► tree ─► node ─► handles
-//!    tags, flush    threads                       names, moves   descriptors, the last used ones
+//! submit ─► session ─► spot ─► dispatch ─► walk io dir attr create rename link xattr lock ─► system calls
+//!              │  ▲     └ rule, disk           │            one family a file
+//!     inflight ┘  └ workers                   └─► fid ─► tree ─► node ─► handles
+//!    tags, flush    threads                               names, moves   descriptors, the last used ones
 //! ```
 //!
 //! Two guards keep a client in the folder, each alone sufficient: every name is checked to be a
@@ -21,6 +21,7 @@ mod attr;
 mod buffer;
 mod create;
 mod dir;
+mod disk;
 mod dispatch;
 mod errno;
 mod export;
@@ -35,7 +36,9 @@ mod node;
 mod qid;
 mod ranges;
 mod rename;
+mod rule;
 mod session;
+mod spot;
 mod tree;
 mod walk;
 mod workers;

@@ -62,15 +62,15 @@ pub fn open_beneath(
     retry_on_intr(|| openat2(dir, name, flags, mode, resolve))
 }
 
-/// As [`open_beneath`] with `O_PATH`, but only by what the kernel has in memory, and on the same file
-/// system: `EAGAIN` and `EXDEV` otherwise. Never waits.
-pub fn open_cached(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
+/// As [`open_beneath`], but only by what the kernel has in memory, and on the same file system:
+/// `EAGAIN` and `EXDEV` otherwise. Finding it never waits.
+pub fn open_cached(dir: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH
         | ResolveFlags::NO_MAGICLINKS
         | ResolveFlags::NO_SYMLINKS
         | ResolveFlags::NO_XDEV
         | ResolveFlags::CACHED;
-    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     openat2(dir, name, flags, Mode::empty(), resolve)
 }
 

@@ -1,13 +1,11 @@
 //! One mount's conversation: takes messages in, answers each once.
 //!
 //! ```text
-//! submit ─► decode ─► fids found, tag noted ─┬─► answered on the spot, if no disk is in it
+//! submit ─► decode ─► fids found, tag noted ─┬─► answered on the spot, if it need not wait
 //!                                            └─► queue ─► worker ─► dispatch ─► answer
 //! ```
 //!
-//! What is on the spot: `Tversion`, `Tflush`, clunks of fids that are not open, walks of no names;
-//! and, where the file system is known to have them in memory, attributes and walks.
-//! Leaves out the transport: packets come in whole, in the order in which the client sent them.
+//! What is on the spot is [`super::spot`]'s to say, besides `Tversion` and `Tflush`. Leaves out the transport: packets come in whole, in the order in which the client sent them.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,7 +14,7 @@ use std::sync::{Arc, Mutex};
 
 use transport::id::{Msize, Tag};
 use transport::ninep::message::VERSION;
-use transport::ninep::{DecodeError, Packet, Rmessage, Tmessage};
+use transport::ninep::{DecodeError, Packet, Pieces, Rmessage, Tmessage};
 
 use super::dispatch::{self, Answer};
 use super::errno::{Errno, Result, wire};
@@ -25,6 +23,7 @@ use super::fid::{Fid, Fids, Role};
 use super::inflight::{Admission, Flush, InFlight, Park, Request};
 use super::lock::{Locks, Owners};
 use super::node::lock;
+use super::spot::{self, Spot};
 use super::tree::Tree;
 use super::workers::{Job, Workers};
 use super::xattr;
@@ -107,7 +106,7 @@ impl Session {
         })
     }
 
-    /// Takes a message in. Never waits. There will be exactly one answer to it, unless it is
+    /// Takes a message in; one at a time, in the order in which they came. Never waits. There will be exactly one answer to it, unless it is
     /// flushed; an error means that it is not 9P and the stream is to be ended for that reason.
     pub fn submit(self: &Arc<Session>, packet: Packet) -> Result<(), SessionError> {
         if self.closed.load(Ordering::Acquire) {
@@ -130,28 +129,40 @@ impl Session {
             _ => {}
         }
         let found = dispatch::fids(&self.fids, &message);
-        let missing = found.as_ref().err().copied();
-        let cancellable = !matches!(message, Tmessage::Tclunk { .. } | Tmessage::Tremove { .. });
-        let request = Request::new(tag, packet, found.unwrap_or_default(), cancellable);
-        match self.requests.admit(&request) {
-            Admission::Taken => {}
-            Admission::Busy if cancellable => {
-                self.send(Rmessage::error(tag, wire(Errno::AGAIN)));
+        let ends = matches!(message, Tmessage::Tclunk { .. } | Tmessage::Tremove { .. });
+        let busy = match self.requests.look(tag, packet.len()) {
+            Admission::Taken => false,
+            Admission::Busy if !ends => {
+                self.send(self.error(tag, Errno::AGAIN));
                 return Ok(());
             }
             // Over the limit or not: its fid is gone already.
-            Admission::Busy => self.requests.admit_anyway(&request),
+            Admission::Busy => true,
             Admission::TagInUse => return Err(SessionError::TagInUse(tag)),
             Admission::Resetting => return Err(SessionError::NoVersion(header.kind)),
-        }
-        let at_once = match missing {
-            Some(errno) => Some(Err(errno)),
-            None => dispatch::at_once(self, &request),
         };
-        match at_once {
-            Some(answer) => self.answer(&request, Some(reply(tag, answer))),
-            None => self.enqueue(request),
+        let spot = match &found {
+            Ok(subjects) => spot::at_once(self, &message, subjects, &packet),
+            Err(errno) => Spot::Answer(Err(*errno)),
+        };
+        let done = match spot {
+            Spot::Answer(answer) => {
+                // Nobody else knew of it: it needs no place among those that wait.
+                self.send(self.reply(tag, answer));
+                return Ok(());
+            }
+            Spot::Worker { done } => done,
+        };
+        let cancellable = !ends && done == 0;
+        let request = Request::new(tag, packet, found.unwrap_or_default(), cancellable, done);
+        let request = self.workers.spare.make(request);
+        if busy {
+            self.requests.admit_anyway(&request);
+        } else if self.requests.admit(&request) != Admission::Taken {
+            // Taken meanwhile, by a message that another thread hands in: there must not be one.
+            return Err(SessionError::TagInUse(tag));
         }
+        self.enqueue(request);
         Ok(())
     }
 
@@ -257,20 +268,9 @@ impl Session {
     }
 
     /// Carries `request` out, on a worker.
-    pub(super) fn carry_out(self: &Arc<Session>, request: &Arc<Request>) {
-        if request.start() {
-            // A mistake in one operation must not cost the others their worker, nor the client a
-            // task that waits for ever.
-            let answer = catch_unwind(AssertUnwindSafe(|| dispatch::carry_out(self, request)))
-                .unwrap_or(Err(Errno::IO));
-            match answer {
-                Ok(Answer::Wait) => match self.requests.park(request) {
-                    Park::Parked => self.workers.waiting.wait_for(self, request),
-                    Park::GivenUp | Park::Ended => self.answer(request, None),
-                },
-                answer => self.answer(request, Some(reply(request.tag, answer))),
-            }
-        }
+    pub(super) fn carry_out(self: &Arc<Session>, request: Arc<Request>) {
+        self.work(&request);
+        self.workers.spare.give(request);
         let next = {
             let mut lane = lock(&self.lane);
             let next = lane.backlog.pop_front();
@@ -279,6 +279,22 @@ impl Session {
         };
         if let Some(next) = next {
             self.workers.push(Job::Request(self.clone(), next));
+        }
+    }
+
+    fn work(self: &Arc<Session>, request: &Arc<Request>) {
+        if request.start() {
+            // A mistake in one operation must not cost the others their worker, nor the client a
+            // task that waits for ever.
+            let answer = catch_unwind(AssertUnwindSafe(|| dispatch::work(self, request)))
+                .unwrap_or(Err(Errno::IO));
+            match answer {
+                Ok(Answer::Wait) => match self.requests.park(request) {
+                    Park::Parked => self.workers.waiting.wait_for(self, request),
+                    Park::GivenUp | Park::Ended => self.answer(request, None),
+                },
+                answer => self.answer(request, Some(self.reply(request.tag, answer))),
+            }
         }
     }
 
@@ -299,6 +315,30 @@ impl Session {
         }
     }
 
+    /// An operation's outcome as a packet.
+    fn reply(&self, tag: Tag, answer: Result<Answer>) -> Packet {
+        let (message, body) = match &answer {
+            Ok(Answer::Message(message)) => (*message, Pieces::new()),
+            Ok(Answer::Payload(message, body)) if body.is_empty() => (*message, Pieces::new()),
+            Ok(Answer::Payload(message, body)) => (*message, body.clone().into()),
+            Ok(Answer::Target(target)) => (Rmessage::Rreadlink { target }, Pieces::new()),
+            Ok(Answer::Lock { kind, start, length, proc_id, client_id }) => {
+                let (kind, start, length, proc_id) = (*kind, *start, *length, *proc_id);
+                let message = Rmessage::Rgetlock { kind, start, length, proc_id, client_id };
+                (message, Pieces::new())
+            }
+            // Only what is carried out by a worker may wait.
+            Ok(Answer::Wait) => return self.error(tag, Errno::IO),
+            Err(errno) => return self.error(tag, *errno),
+        };
+        self.workers.buffers.head(|slab| message.write_to(slab, tag, body))
+    }
+
+    fn error(&self, tag: Tag, errno: Errno) -> Packet {
+        let message = Rmessage::Rlerror { errno: wire(errno) };
+        self.workers.buffers.head(|slab| message.write_to(slab, tag, Pieces::new()))
+    }
+
     pub(super) fn retire_all(&self, fids: Vec<Arc<Fid>>, owners: Owners) {
         owners.end(&self.workers.waiting);
         for fid in fids {
@@ -308,29 +348,16 @@ impl Session {
     }
 }
 
-/// An operation's outcome as a packet.
-fn reply(tag: Tag, answer: Result<Answer>) -> Packet {
-    match answer {
-        Ok(Answer::Message(message)) => message.encode(tag),
-        Ok(Answer::Payload(message, body)) if body.is_empty() => message.encode(tag),
-        Ok(Answer::Payload(message, body)) => message.with_body(tag, vec![body]),
-        Ok(Answer::Target(target)) => Rmessage::Rreadlink { target: &target }.encode(tag),
-        Ok(Answer::Lock { kind, start, length, proc_id, client_id }) => {
-            let client_id = &client_id;
-            Rmessage::Rgetlock { kind, start, length, proc_id, client_id }.encode(tag)
-        }
-        // Only what is carried out by a worker may wait.
-        Ok(Answer::Wait) => Rmessage::error(tag, wire(Errno::IO)),
-        Err(errno) => Rmessage::error(tag, wire(errno)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fs::Limits;
     use bytes::Bytes;
+    use std::path::Path;
+    use std::sync::mpsc;
+    use std::time::Duration;
     use transport::id;
+    use transport::ninep::message::{Names, OrZero};
 
     struct Nobody;
 
@@ -365,5 +392,99 @@ mod tests {
         send(1, write, &body);
         s.close();
         assert_eq!(lock(&s.lane).backlog.len(), 0, "closed");
+    }
+
+    /// Hands replies to a test.
+    struct Inbox(Mutex<mpsc::Sender<Packet>>);
+
+    impl Replies for Inbox {
+        fn reply(&self, reply: Packet) {
+            lock(&self.0).send(reply).unwrap();
+        }
+    }
+
+    struct Client {
+        session: Arc<Session>,
+        replies: mpsc::Receiver<Packet>,
+    }
+
+    impl Client {
+        /// A client that has attached fid 0.
+        fn new(folder: &Path, workers: &Arc<Workers>) -> Client {
+            let export = Export::open(&folder.canonicalize().unwrap(), false).unwrap();
+            let (sender, replies) = mpsc::channel();
+            let inbox = Arc::new(Inbox(Mutex::new(sender)));
+            let session = Session::new(export, workers.clone(), inbox, Msize::MAX);
+            let client = Client { session, replies };
+            client.call(Tmessage::Tversion { msize: 8192, version: VERSION });
+            let (fid, afid) = (id::Fid(0), id::Fid::NONE);
+            client.call(Tmessage::Tattach { fid, afid, uname: b"", aname: b"", n_uname: 0 });
+            client
+        }
+
+        fn send(&self, tag: u16, message: Tmessage<'_>) {
+            self.session.submit(message.encode(Tag(tag))).unwrap();
+        }
+
+        /// The next reply's tag and type. Waiting is bounded, and no part of a verdict but on hangs.
+        fn next(&self) -> (u16, u8) {
+            let reply = self.replies.recv_timeout(Duration::from_secs(60)).unwrap();
+            let header = reply.header().unwrap();
+            (header.tag.0, header.kind)
+        }
+
+        fn call(&self, message: Tmessage<'_>) {
+            self.send(1, message);
+            assert_eq!(self.next(), (1, message.kind().reply().0), "{message:?}");
+        }
+
+        /// Walks to a name, or to the root itself, and opens it.
+        fn open(&self, fid: u32, name: &[&[u8]]) {
+            let (newfid, names) = (id::Fid(fid), Names::new(name).unwrap());
+            self.call(Tmessage::Twalk { fid: id::Fid(0), newfid, names });
+            self.call(Tmessage::Tlopen { fid: newfid, flags: 0 });
+        }
+    }
+
+    #[test]
+    fn what_waits_for_a_disk_delays_nobody_else() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), b"12345").unwrap();
+        let workers = Workers::new(Limits::default());
+        let (one, two) = (Client::new(dir.path(), &workers), Client::new(dir.path(), &workers));
+        for client in [&one, &two] {
+            client.open(2, &[]);
+            client.open(3, &[]);
+            client.open(4, &[b"file"]);
+        }
+        let readdir = |fid| Tmessage::Treaddir { fid: id::Fid(fid), offset: 0, count: 4096 };
+        let read = Tmessage::Tread { fid: id::Fid(4), offset: 0, count: 100 };
+        let getattr = Tmessage::Tgetattr { fid: id::Fid(4), mask: 0 };
+        let fsync = Tmessage::Tfsync { fid: id::Fid(4), datasync: OrZero(1) };
+        // As a disk that does not answer: who reads this folder waits until it is let go.
+        let slow = one.session.fids.find(id::Fid(2)).unwrap().open_file().unwrap();
+        let disk = lock(&slow.position);
+        let share = workers.share() as u16;
+        for tag in 100..100 + share - 1 {
+            one.send(tag, readdir(2));
+        }
+        for message in [getattr, read, fsync, readdir(3), read, getattr] {
+            one.call(message);
+        }
+        // Now all that one session may have waits for it; what needs none of them does not.
+        one.send(99, readdir(2));
+        one.send(98, fsync);
+        let names = Names::default();
+        one.call(Tmessage::Twalk { fid: id::Fid(0), newfid: id::Fid(9), names });
+        for message in [getattr, read, fsync, readdir(3)] {
+            two.call(message);
+        }
+        drop(disk);
+        let mut late: Vec<u16> = (0..=share).map(|_| one.next().0).collect();
+        late.sort_unstable();
+        assert_eq!(late, (98..100 + share - 1).collect::<Vec<_>>());
+        assert_eq!(one.session.load(), (0, 0));
+        one.session.close();
+        two.session.close();
     }
 }

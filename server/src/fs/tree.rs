@@ -125,33 +125,51 @@ impl Tree {
         Ok(fd)
     }
 
-    /// What `name` in `parent` is. Two system calls, and no more.
+    /// What `name` in `parent` is. Two system calls, one where it is known and has a descriptor: that
+    /// is not opened again to find out that it is still there.
     pub fn look(&self, parent: &Arc<Node>, name: Name<'_>) -> Result<Found> {
         let dir = self.handle(parent)?;
         loop {
             let moves = self.moves.load(Ordering::Acquire);
-            let fd = open_beneath(dir.as_fd(), name.bytes(), OFlags::PATH, Mode::empty())?;
-            let st = stat(&fd)?;
+            let (fd, st) = if self.is_held(parent, name) {
+                (None, stat_entry(&dir, name.bytes())?)
+            } else {
+                let fd = open_beneath(dir.as_fd(), name.bytes(), OFlags::PATH, Mode::empty())?;
+                let st = stat(&fd)?;
+                (Some(fd), st)
+            };
             if let Some(node) = self.enter(parent, name, &st, fd, moves)? {
                 return Ok(Found { node, st });
             }
         }
     }
 
-    /// As [`Tree::look`], where it never waits: nothing where it might have to.
+    /// As [`Tree::look`], where it never waits: nothing where it might have to. What is held has its
+    /// name in memory as well, unless another program removed it a moment ago, which had to have the
+    /// folder in memory.
     pub fn look_in_memory(&self, parent: &Arc<Node>, name: Name<'_>) -> Option<Result<Found>> {
         let dir = parent.cached()?;
         let moves = self.moves.load(Ordering::Acquire);
-        let fd = match open_cached(dir.as_fd(), name.bytes()) {
-            Ok(fd) => fd,
-            Err(errno @ (Errno::NOENT | Errno::NOTDIR | Errno::ACCESS)) => return Some(Err(errno)),
-            // Not in memory, or a kernel before 5.12, or another file system.
-            Err(_) => return None,
+        let looked = if self.is_held(parent, name) {
+            stat_entry(&dir, name.bytes()).map(|st| (None, st))
+        } else {
+            match open_cached(dir.as_fd(), name.bytes(), OFlags::PATH) {
+                Ok(fd) => stat(&fd).map(|st| (Some(fd), st)),
+                Err(errno @ (Errno::NOENT | Errno::NOTDIR | Errno::ACCESS)) => Err(errno),
+                // Not in memory, or a kernel before 5.12, or another file system.
+                Err(_) => return None,
+            }
         };
-        let found = stat(&fd).and_then(|st| {
+        let found = looked.and_then(|(fd, st)| {
             Ok(self.enter(parent, name, &st, fd, moves)?.map(|node| Found { node, st }))
         });
         found.transpose()
+    }
+
+    /// Whether there is a descriptor for what `name` in `parent` was when it was last looked at.
+    fn is_held(&self, parent: &Node, name: Name<'_>) -> bool {
+        let known = lock(&self.index).at(parent.serial, name.bytes());
+        known.is_some_and(|node| node.cached().is_some())
     }
 
     /// The node for what was found at a place; nothing where a rename came between.
@@ -160,13 +178,13 @@ impl Tree {
         parent: &Arc<Node>,
         name: Name<'_>,
         st: &Statx,
-        fd: OwnedFd,
+        fd: Option<OwnedFd>,
         moves: u64,
     ) -> Result<Option<Arc<Node>>> {
         if parent.depth >= limits::DEPTH {
             return Err(Errno::NAMETOOLONG);
         }
-        let fd = Arc::new(fd);
+        let fd = fd.map(Arc::new);
         let node = {
             let mut index = lock(&self.index);
             if self.moves.load(Ordering::Acquire) != moves {
@@ -174,7 +192,7 @@ impl Tree {
             }
             index.enter(parent, name, st, &self.nodes)?
         };
-        if node.offer(&fd) {
+        if fd.is_some_and(|fd| node.offer(&fd)) {
             self.handles.keep(&node);
         }
         Ok(Some(node))
@@ -209,6 +227,20 @@ impl Tree {
         };
         let st = stat(&fd)?;
         if Id::of(&st).same(&node.id) { Ok((fd, st)) } else { Err(Errno::STALE) }
+    }
+
+    /// As [`Tree::open`], by what the kernel has in memory alone: nothing where that does not suffice,
+    /// or fails.
+    pub fn open_in_memory(&self, node: &Node, flags: OFlags) -> Option<(OwnedFd, Statx)> {
+        let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let fd = match node.place() {
+            Some(place) => open_cached(place.parent.cached()?.as_fd(), &place.name, flags),
+            None if self.is_root(node) => open_cached(node.cached()?.as_fd(), b".", flags),
+            None => return None,
+        };
+        let fd = fd.ok()?;
+        let st = stat(&fd).ok()?;
+        Id::of(&st).same(&node.id).then_some((fd, st))
     }
 
     /// Waits for its turn to rename; held over the system call and [`Tree::moved`].

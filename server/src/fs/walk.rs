@@ -59,7 +59,8 @@ pub fn walk_in_memory(
     names: &[&[u8]],
 ) -> Option<Result<Rmessage<'static>>> {
     walk_by(s, fid, (number, newfid), names, |node, name| {
-        let known = s.export.is_in_memory(node.id.device) && name != b"..";
+        let disk = s.export.disks().root(node.id.device);
+        let known = disk.is_some_and(|disk| disk.has_attributes()) && name != b"..";
         let name = known.then(|| Name::new(name));
         name?.map_or_else(|errno| Some(Err(errno)), |name| s.tree.look_in_memory(node, name))
     })

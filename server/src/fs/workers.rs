@@ -5,20 +5,20 @@
 //! do for a while. A session hands in no more than its share at a time; the rest waits in the
 //! session, so that one client's slow disk does not hold every thread.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
-
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use super::buffer::Buffers;
 use super::fid::{Budget, Fid};
 use super::handles::Handles;
-use super::inflight::Request;
+use super::inflight::{Request, Spare};
 use super::limits::{self, Limits};
 use super::lock::{Owners, Waiting};
+use super::node::lock;
 use super::session::Session;
+use super::spot::Turn;
 
 /// How long an idle thread stays.
 const IDLE: Duration = Duration::from_secs(10);
@@ -27,10 +27,9 @@ const IDLE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Workers {
     limits: Limits,
-    jobs: Sender<Job>,
-    queue: Receiver<Job>,
-    threads: AtomicUsize,
-    idle: AtomicUsize,
+    queue: Arc<Queue>,
+    pub(super) turn: Turn,
+    pub(super) spare: Spare,
     pub(super) handles: Arc<Handles>,
     pub(super) open_files: Arc<Budget>,
     pub(super) lock_owners: Arc<Budget>,
@@ -51,16 +50,32 @@ pub(super) enum Job {
     Retire(Arc<Session>, Vec<Arc<Fid>>, Owners),
 }
 
+/// What is to be done. A list that keeps its memory, unlike a channel.
+#[derive(Debug, Default)]
+struct Queue {
+    state: Mutex<State>,
+    work: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    threads: usize,
+    /// Those of them that sleep.
+    idle: usize,
+    /// Jobs handed in so far.
+    pushed: u64,
+    closed: bool,
+}
+
 impl Workers {
     /// Means within `limits`. No thread is started yet.
     pub fn new(limits: Limits) -> Arc<Workers> {
-        let (jobs, queue) = unbounded();
         Arc::new(Workers {
             limits,
-            jobs,
-            queue,
-            threads: AtomicUsize::new(0),
-            idle: AtomicUsize::new(0),
+            queue: Arc::default(),
+            turn: Turn::new(limits.on_the_spot),
+            spare: Spare::default(),
             handles: Arc::new(Handles::new(limits.handles)),
             open_files: Budget::new(limits.open_files),
             lock_owners: Budget::new(limits.lock_owners),
@@ -78,63 +93,96 @@ impl Workers {
         self.limits.share.clamp(1, self.limits.threads.max(1))
     }
 
+    /// Whether nothing is to be done on the spot but what takes no more than a look.
+    pub(super) fn spotless(&self) -> bool {
+        self.limits.on_the_spot == 0
+    }
+
+    /// Begins another turn of the thread that takes the sessions' messages in: after what it reads and
+    /// writes itself in one, it hands the rest to the workers.
+    pub fn turn(&self) {
+        self.turn.begin();
+    }
+
+    /// How much has been handed to the threads so far.
+    pub fn handed_over(&self) -> u64 {
+        lock(&self.queue.state).pushed
+    }
+
     /// Has `job` done soon; never waits for it.
     pub(super) fn push(self: &Arc<Workers>, job: Job) {
-        // The receiver lives in `self`: sending cannot fail.
-        let _ = self.jobs.send(job);
-        if self.idle.load(Ordering::SeqCst) < self.queue.len() {
+        let start = {
+            let mut state = lock(&self.queue.state);
+            state.jobs.push_back(job);
+            state.pushed += 1;
+            // Each that sleeps is woken for one.
+            let start = state.idle < state.jobs.len();
+            let start = start && state.threads < self.limits.threads.max(1);
+            state.threads += usize::from(start);
+            start
+        };
+        if start {
             self.start();
+        } else {
+            // No system call where none sleeps.
+            self.queue.work.notify_one();
         }
     }
 
+    /// Starts a thread, which has been counted.
     fn start(self: &Arc<Workers>) {
-        let most = self.limits.threads.max(1);
-        let more = |threads| (threads < most).then_some(threads + 1);
-        if self.threads.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_err() {
+        let queue = self.queue.clone();
+        let started = thread::Builder::new().name("files".into()).spawn(move || work(&queue));
+        if started.is_ok() {
             return;
         }
-        let (queue, workers) = (self.queue.clone(), Arc::downgrade(self));
-        let started =
-            thread::Builder::new().name("files".into()).spawn(move || work(&queue, &workers));
-        if started.is_err() && self.threads.fetch_sub(1, Ordering::SeqCst) == 1 {
-            // No thread can be had and there is none: slowly is better than never.
-            while let Ok(job) = self.queue.try_recv() {
-                carry_out(job);
-            }
+        let alone = {
+            let mut state = lock(&self.queue.state);
+            state.threads -= 1;
+            state.threads == 0
+        };
+        // No thread can be had and there is none: slowly is better than never.
+        while let Some(job) = alone.then(|| lock(&self.queue.state).jobs.pop_front()).flatten() {
+            carry_out(job);
         }
+    }
+}
+
+impl Drop for Workers {
+    /// No session is left, and so no job.
+    fn drop(&mut self) {
+        lock(&self.queue.state).closed = true;
+        self.queue.work.notify_all();
     }
 }
 
 /// One thread's life. It does not keep the means alive: without sessions they go, and it ends.
-fn work(queue: &Receiver<Job>, workers: &Weak<Workers>) {
+fn work(queue: &Queue) {
+    let mut state = lock(&queue.state);
     loop {
-        let Some(idle) = workers.upgrade() else { return };
-        idle.idle.fetch_add(1, Ordering::SeqCst);
-        drop(idle);
-        let received = queue.recv_timeout(IDLE);
-        let Some(means) = workers.upgrade() else { return };
-        means.idle.fetch_sub(1, Ordering::SeqCst);
-        // What came between the time-out and now saw this thread as idle.
-        let received = match received {
-            Err(RecvTimeoutError::Timeout) => queue.try_recv().ok(),
-            other => other.ok(),
-        };
-        let Some(job) = received else {
-            means.threads.fetch_sub(1, Ordering::SeqCst);
-            // The same once more: now it would be seen that there is no thread.
-            if let Ok(job) = queue.try_recv() {
-                means.push(job);
-            }
-            return;
-        };
-        drop(means);
-        carry_out(job);
+        if let Some(job) = state.jobs.pop_front() {
+            drop(state);
+            carry_out(job);
+            state = lock(&queue.state);
+            continue;
+        }
+        if state.closed {
+            break;
+        }
+        state.idle += 1;
+        let woken = queue.work.wait_timeout(state, IDLE).unwrap_or_else(PoisonError::into_inner);
+        state = woken.0;
+        state.idle -= 1;
+        if woken.1.timed_out() && state.jobs.is_empty() {
+            break;
+        }
     }
+    state.threads -= 1;
 }
 
 fn carry_out(job: Job) {
     match job {
-        Job::Request(session, request) => session.carry_out(&request),
+        Job::Request(session, request) => session.carry_out(request),
         Job::Retire(session, fids, owners) => session.retire_all(fids, owners),
     }
 }
