@@ -131,7 +131,9 @@ impl Tree {
         let dir = self.handle(parent)?;
         loop {
             let moves = self.moves.load(Ordering::Acquire);
-            let (fd, st) = if self.is_held(parent, name) {
+            // Held on to until it has been entered: another may be letting it go.
+            let held = self.held(parent, name);
+            let (fd, st) = if held.is_some() {
                 (None, stat_entry(&dir, name.bytes())?)
             } else {
                 let fd = open_beneath(dir.as_fd(), name.bytes(), OFlags::PATH, Mode::empty())?;
@@ -150,7 +152,8 @@ impl Tree {
     pub fn look_in_memory(&self, parent: &Arc<Node>, name: Name<'_>) -> Option<Result<Found>> {
         let dir = parent.cached()?;
         let moves = self.moves.load(Ordering::Acquire);
-        let looked = if self.is_held(parent, name) {
+        let held = self.held(parent, name);
+        let looked = if held.is_some() {
             stat_entry(&dir, name.bytes()).map(|st| (None, st))
         } else {
             match open_cached(dir.as_fd(), name.bytes(), OFlags::PATH) {
@@ -166,10 +169,10 @@ impl Tree {
         found.transpose()
     }
 
-    /// Whether there is a descriptor for what `name` in `parent` was when it was last looked at.
-    fn is_held(&self, parent: &Node, name: Name<'_>) -> bool {
+    /// What `name` in `parent` was when it was last looked at, if there is a descriptor for that.
+    fn held(&self, parent: &Node, name: Name<'_>) -> Option<Arc<Node>> {
         let known = lock(&self.index).at(parent.serial, name.bytes());
-        known.is_some_and(|node| node.cached().is_some())
+        known.filter(|node| node.cached().is_some())
     }
 
     /// The node for what was found at a place; nothing where a rename came between.
