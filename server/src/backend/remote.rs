@@ -191,9 +191,7 @@ impl Remote {
         }
         match self.dialect.translate(tag, &message, request.clone()) {
             Translated::Ask(request) => {
-                let Packet { head, body } = request;
-                self.outbox.push(head, 0);
-                body.into_iter().for_each(|piece| self.outbox.push(piece, 0));
+                self.outbox.push_packet(request);
                 Ok(Submitted::Sent)
             }
             Translated::Answer(reply) => Ok(Submitted::Answered(reply)),

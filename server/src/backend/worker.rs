@@ -187,9 +187,7 @@ impl Worker {
             if let Ok(header) = reply.header() {
                 self.requests.answered(header.tag);
             }
-            let Packet { head, body } = reply;
-            self.outbox.push(head, 0);
-            body.into_iter().for_each(|piece| self.outbox.push(piece, 0));
+            self.outbox.push_packet(reply);
             any = true;
         }
         any

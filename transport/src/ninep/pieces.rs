@@ -3,8 +3,9 @@
 //! A list is an allocation for each message with a payload; one slice fits where the list's head
 //! would stand. Reads as a slice of pieces, whichever it is.
 
-use alloc::vec::Vec;
+use alloc::vec::{self, Vec};
 use core::ops::Deref;
+use core::option;
 
 use bytes::Bytes;
 
@@ -84,6 +85,20 @@ impl<'a> IntoIterator for &'a Pieces {
     }
 }
 
+impl IntoIterator for Pieces {
+    type Item = Bytes;
+    type IntoIter = core::iter::Chain<option::IntoIter<Bytes>, vec::IntoIter<Bytes>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        let (one, more) = match self.0 {
+            Kept::None => (None, Vec::new()),
+            Kept::One([one]) => (Some(one), Vec::new()),
+            Kept::More(more) => (None, more),
+        };
+        one.into_iter().chain(more)
+    }
+}
+
 impl PartialEq for Pieces {
     fn eq(&self, other: &Pieces) -> bool {
         **self == **other
@@ -105,7 +120,8 @@ mod tests {
             list[..count].iter().for_each(|piece| pushed.push(piece.clone()));
             assert_eq!(*pushed, list[..count]);
             assert_eq!(pushed, Pieces::from(list[..count].to_vec()));
-            assert_eq!(pushed.into_iter().count(), count);
+            assert_eq!((&pushed).into_iter().count(), count);
+            assert!(pushed.into_iter().eq(list[..count].iter().cloned()));
         }
         assert_eq!(*Pieces::from(list[0].clone()), list[..1]);
     }

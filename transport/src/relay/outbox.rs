@@ -7,6 +7,8 @@ use std::os::fd::AsFd;
 use bytes::{Buf, Bytes};
 use rustix::io::Errno;
 
+use crate::ninep::Packet;
+
 /// Pieces in one writev(2); the kernel takes 1,024.
 const VECTOR: usize = 256;
 
@@ -33,6 +35,12 @@ impl Outbox {
     pub fn push(&mut self, piece: Bytes, worth: u32) {
         self.bytes += piece.len();
         self.pieces.push_back((piece, worth));
+    }
+
+    /// Adds a whole message, worth nothing.
+    pub fn push_packet(&mut self, packet: Packet) {
+        self.push(packet.head, 0);
+        packet.body.into_iter().for_each(|piece| self.push(piece, 0));
     }
 
     /// Bytes waiting.
