@@ -11,7 +11,7 @@
 //!                  ─► 9P
 //! ```
 //!
-//! Where there are no user namespaces for an ordinary user, [`landlock`] takes the place of the first
+//! Where there are no user namespaces for an ordinary user, `landlock` takes the place of the first
 //! two: the outer root stays, and a rule set forbids all but the folder. Where there is neither, the
 //! call is refused.
 //!
