@@ -78,7 +78,7 @@ case_a_killed_diod_is_an_io_error_at_once() {
 case_a_killed_server_takes_its_diods_along() {
     mount_folder a
     mount_folder b
-    kill -KILL "$(server)"
+    kill -KILL $(server)
     within 2 test -z "$(pids diod)"
     umount_folder a
     umount_folder b
