@@ -62,6 +62,9 @@ pub enum SessionError {
     /// A tag was used again before its reply.
     #[error("the 9P client used tag {0} twice at once")]
     TagInUse(u16),
+    /// A request before the answer to the `Tversion` that begins its session.
+    #[error("the 9P client sent a message of type {0} before its Tversion was answered")]
+    Early(u8),
     /// The far end does not speak 9P2000.L.
     #[error("the file server sent what is not 9P2000.L: {0}")]
     BadReply(DecodeError),
@@ -189,6 +192,8 @@ impl Session {
                 return self.version(msize, version);
             }
             Tmessage::Tflush { oldtag } => return self.flush(now, tag, oldtag),
+            // Its answer could not be told from one of the session before.
+            _ if self.asked.is_some() => return Err(SessionError::Early(message.kind().0)),
             _ => {}
         }
         if self.tags.is_waiting(tag) {
@@ -346,6 +351,9 @@ impl Session {
     fn version_reply(&mut self, head: &Bytes, body: usize) -> Result<Reply, SessionError> {
         let (_, reply) = Rmessage::decode_head(head, body).map_err(SessionError::BadReply)?;
         let asked = self.asked.take().ok_or(SessionError::Unasked(Tag::NONE.0))?;
+        // What the far end had to answer before it, it has answered or dropped.
+        self.tags.clear();
+        self.requests.clear();
         let Rmessage::Rversion { msize, version } = reply else {
             return match reply {
                 Rmessage::Rlerror { .. } => Ok(Reply::Pass(head.clone())),
@@ -355,9 +363,6 @@ impl Session {
                 }),
             };
         };
-        // What the far end had to answer before it, it has answered or dropped.
-        self.tags.clear();
-        self.requests.clear();
         // "unknown" is how a server says no (version(5)). Anything else the kernel would take for an
         // older 9P, and go on with it.
         if version == VERSION {

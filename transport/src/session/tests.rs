@@ -294,6 +294,23 @@ fn what_the_session_before_left_behind_ends_with_it() {
 }
 
 #[test]
+fn a_request_sent_behind_an_unanswered_version_does_not_wait_for_ever() {
+    let mut talk = Talk::new();
+    talk.passes(0xffff, Tmessage::Tversion { msize: 8192, version: VERSION });
+    let early = talk.0.handle_request(NOW, &attach(1).encode(Tag(3)).head, 0);
+    assert_eq!(early, Err(SessionError::Early(104)));
+}
+
+#[test]
+fn a_version_that_the_far_end_refuses_leaves_no_tags_taken() {
+    let mut talk = Talk::new();
+    talk.passes(1, walk(0, 1));
+    talk.passes(0xffff, Tmessage::Tversion { msize: 8192, version: VERSION });
+    talk.hears(0xffff, Rmessage::Rlerror { errno: EIO });
+    assert_eq!(talk.passes(1, attach(0)).0, 0, "the first tag");
+}
+
+#[test]
 fn a_version_is_waited_for_like_any_request() {
     let mut session = Session::new(Msize::MAX);
     let reply = Rmessage::Rversion { msize: 8192, version: VERSION }.encode(Tag::NONE);
