@@ -172,7 +172,13 @@ impl Session {
 
     /// Requests that the kernel waits for.
     pub fn in_flight(&self) -> usize {
-        self.tags.in_flight() + usize::from(self.asked.is_some())
+        let kept_here = self.flushes.iter().filter(|flush| flush.sent.is_none()).count();
+        self.tags.in_flight() + kept_here + usize::from(self.asked.is_some())
+    }
+
+    /// Whether the kernel waits for a reply to `tag`.
+    fn is_waiting(&self, tag: Tag) -> bool {
+        self.tags.is_waiting(tag) || self.flushes.iter().any(|flush| flush.near == tag)
     }
 
     /// Takes a request's head from the kernel's side; `body` bytes of payload follow it.
@@ -196,7 +202,7 @@ impl Session {
             _ if self.asked.is_some() => return Err(SessionError::Early(message.kind().0)),
             _ => {}
         }
-        if self.tags.is_waiting(tag) {
+        if self.is_waiting(tag) {
             return Err(SessionError::TagInUse(tag.0));
         }
         let Some(fids) = self.fids.translate(&message) else {
@@ -293,13 +299,12 @@ impl Session {
     /// closes, which no program expects of a file.
     pub fn fail(&mut self) {
         self.failed = true;
-        self.flushes.clear();
         self.requests.clear();
-        let waiting = self.tags.waiting().map(|(near, kind)| match kind {
-            Kind::Tflush => Rmessage::Rflush.encode(near),
-            _ => Rmessage::error(near, EIO),
-        });
-        self.replies.extend(waiting);
+        let waiting = self.tags.waiting().filter(|(_, kind)| *kind != Kind::Tflush);
+        self.replies.extend(waiting.map(|(near, _)| Rmessage::error(near, EIO)));
+        // Behind what they flush: an answer that comes after its Rflush kills a v9fs mount.
+        let flushes = self.flushes.drain(..);
+        self.replies.extend(flushes.map(|flush| Rmessage::Rflush.encode(flush.near)));
         if self.asked.take().is_some() {
             self.replies.push_back(Rmessage::error(Tag::NONE, EIO));
         }
@@ -375,7 +380,7 @@ impl Session {
     }
 
     fn flush(&mut self, now: Duration, tag: Tag, oldtag: Tag) -> Result<Request, SessionError> {
-        if self.tags.is_waiting(tag) {
+        if self.is_waiting(tag) {
             return Err(SessionError::TagInUse(tag.0));
         }
         let Some((old, kind)) = self.tags.find(oldtag) else {

@@ -379,6 +379,31 @@ fn a_far_end_that_is_gone_is_an_io_error_to_everybody() {
 }
 
 #[test]
+fn a_far_end_that_is_gone_answers_nothing_behind_its_flush() {
+    let mut talk = Talk::new();
+    let read = Tmessage::Tread { fid: Fid(0), offset: 0, count: 1 };
+    talk.passes(9, read);
+    talk.passes(8, Tmessage::Tflush { oldtag: Tag(9) });
+    talk.passes(7, Tmessage::Tremove { fid: Fid(0) });
+    assert_eq!(talk.asks(6, Tmessage::Tflush { oldtag: Tag(7) }), Request::Wait);
+    assert_eq!(talk.0.in_flight(), 4);
+    talk.0.fail();
+    let replies = core::iter::from_fn(|| talk.0.poll_reply());
+    let tags: Vec<u16> = replies.map(|reply| reply.header().unwrap().tag.0).collect();
+    assert_eq!(tags, [7, 9, 8, 6], "everybody has an answer, flushes after what they flush");
+    assert_eq!(talk.0.in_flight(), 0);
+}
+
+#[test]
+fn the_tag_of_a_flush_that_waits_here_is_in_use() {
+    let mut talk = Talk::new();
+    talk.passes(1, Tmessage::Tremove { fid: Fid(0) });
+    assert_eq!(talk.asks(2, Tmessage::Tflush { oldtag: Tag(1) }), Request::Wait);
+    let again = talk.0.handle_request(NOW, &attach(1).encode(Tag(2)).head, 0);
+    assert_eq!(again, Err(SessionError::TagInUse(2)));
+}
+
+#[test]
 fn payloads_are_never_needed() {
     let mut talk = Talk::new();
     let write = Tmessage::Twrite { fid: Fid(0), offset: 0, count: 5 }
