@@ -383,6 +383,8 @@ impl Session {
         if self.is_waiting(tag) {
             return Err(SessionError::TagInUse(tag.0));
         }
+        // A flush that waits here is given up here.
+        self.flushes.retain(|flush| flush.near != oldtag || flush.sent.is_some());
         let Some((old, kind)) = self.tags.find(oldtag) else {
             return Ok(Request::Answer(Rmessage::Rflush.encode(tag)));
         };
@@ -404,7 +406,7 @@ impl Session {
 
     /// `Rflush` for the channel tag `sent`: what it flushed, if not answered, never will be.
     fn flushed(&mut self, sent: Tag, old: Tag, near: Option<Tag>, head: &Bytes) -> Reply {
-        self.flushes.retain(|flush| flush.sent != Some(sent));
+        self.flushes.retain(|flush| flush.sent != Some(sent) && flush.sent != Some(old));
         if let Some(Pending { undo: Undo::Make { near, far, .. }, .. }) = self.tags.unhold(old) {
             // It may have been done all the same; to clunk what is not there is harmless.
             self.clunk(near, far);

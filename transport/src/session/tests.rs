@@ -404,6 +404,22 @@ fn the_tag_of_a_flush_that_waits_here_is_in_use() {
 }
 
 #[test]
+fn a_flush_that_was_flushed_is_not_answered() {
+    let mut talk = Talk::new();
+    let late = NOW + FLUSH_TIME;
+    let flush = |oldtag| Tmessage::Tflush { oldtag: Tag(oldtag) };
+    talk.passes(1, Tmessage::Tread { fid: Fid(0), offset: 0, count: 1 });
+    talk.passes(2, flush(1));
+    let (tag, _) = talk.passes(3, flush(2));
+    assert_eq!(talk.hears(tag, Rmessage::Rflush), Some(3));
+    talk.passes(4, Tmessage::Tremove { fid: Fid(0) });
+    assert_eq!(talk.asks(5, flush(4)), Request::Wait);
+    assert_eq!(talk.asks(6, flush(5)), Request::Answer(Rmessage::Rflush.encode(Tag(6))));
+    talk.0.handle_timeout(late);
+    assert_eq!(talk.0.poll_reply(), None);
+}
+
+#[test]
 fn payloads_are_never_needed() {
     let mut talk = Talk::new();
     let write = Tmessage::Twrite { fid: Fid(0), offset: 0, count: 5 }
