@@ -1,8 +1,7 @@
 //! Properties of the multiplexer under arbitrary treatment: by its callers (operation sequences
-//! against a simple model), by a hostile peer that speaks the protocol, and by one that does not.
+//! against the model in `mux_model`), by a hostile peer that speaks the protocol, and by one that does not.
 #![allow(clippy::unwrap_used)] // a test stops where its helpers do
 
-use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -12,62 +11,12 @@ use transport::mux::frame::{Frame, HEADER};
 use transport::mux::preface::*;
 use transport::mux::*;
 
-const CHUNK: u32 = 1024;
+#[path = "mux_model/mod.rs"]
+mod mux_model;
 
-fn config() -> Config {
-    let window = 6 * (CHUNK + config::FRAME_CHARGE);
-    Config {
-        chunk: CHUNK,
-        stream_window: window,
-        stream_window_max: 4 * window,
-        channel_window: 2 * window,
-        channel_window_max: 8 * window,
-        max_streams: 3,
-        max_message: 8000,
-        small_burst: 3000,
-        ..Config::default()
-    }
-}
-
-fn own() -> Open {
-    Open { authorisation: Authorisation::Own, msize: 4096, flags: 0 }
-}
+use mux_model::{Pair, Step, config, own};
 
 // --- operation sequences against a model ---------------------------------------------------------
-
-#[derive(Clone, Debug)]
-enum Step {
-    Open,
-    Start {
-        client: bool,
-        stream: u32,
-        bulk: bool,
-        length: u32,
-    },
-    Extend {
-        client: bool,
-        stream: u32,
-        bytes: u32,
-    },
-    Consume {
-        client: bool,
-        stream: u32,
-        bytes: u32,
-    },
-    Close {
-        client: bool,
-        stream: u32,
-    },
-    /// Transmits into the link, and delivers from it.
-    Move {
-        client: bool,
-        max: usize,
-        deliver: usize,
-    },
-    Wait {
-        ms: u32,
-    },
-}
 
 fn step() -> impl Strategy<Value = Step> {
     let at = || (any::<bool>(), 1..5u32);
@@ -86,229 +35,6 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What one end's caller has done and seen of a stream.
-#[derive(Default)]
-struct Model {
-    /// Lengths of the messages started, by lane, that the other end has not seen.
-    on_their_way: [VecDeque<u32>; 2],
-    /// Bytes that the message started last lacks, and its lane.
-    lacks: u32,
-    lane: usize,
-    /// Bytes given to the connection.
-    given: u64,
-    /// Bytes that came and were not passed on.
-    held: u32,
-    /// The long message that comes: its length, and what of it has come.
-    coming: Option<(u32, u32)>,
-}
-
-/// Every byte of a message says its stream and its lane.
-fn filling(stream: StreamId, lane: usize) -> u8 {
-    (stream.0 * 2) as u8 + lane as u8
-}
-
-struct End {
-    connection: Connection,
-    streams: BTreeMap<StreamId, Model>,
-    link: VecDeque<u8>,
-}
-
-struct Pair {
-    now: Duration,
-    client: End,
-    server: End,
-}
-
-impl Pair {
-    fn new() -> Pair {
-        let side = |side| {
-            let mut connection = Connection::new(side, config());
-            connection.establish(Duration::ZERO, &config().limits());
-            End { connection, streams: BTreeMap::new(), link: VecDeque::new() }
-        };
-        Pair { now: Duration::ZERO, client: side(Side::Client), server: side(Side::Server) }
-    }
-
-    fn side(&mut self, client: bool) -> &mut End {
-        if client { &mut self.client } else { &mut self.server }
-    }
-
-    fn apply(&mut self, step: &Step) {
-        let (now, live) = (self.now, |side: &End, stream| side.streams.contains_key(&stream));
-        match *step {
-            Step::Open => {
-                let stream = self.client.connection.open(own()).unwrap();
-                self.client.streams.insert(stream, Model::default());
-            }
-            Step::Start { client, stream, bulk, length } => {
-                let stream = StreamId(stream);
-                let side = self.side(client);
-                let class = if bulk { Class::Bulk } else { Class::Small };
-                let result = side.connection.start(stream, class, length);
-                let Some(model) = side.streams.get_mut(&stream) else {
-                    assert_eq!(result, Err(SendError::NotOpen));
-                    return;
-                };
-                match result {
-                    Ok(()) => {
-                        assert_eq!(model.lacks, 0);
-                        model.lacks = length;
-                        model.lane = usize::from(bulk || length > CHUNK);
-                        model.on_their_way[model.lane].push_back(length);
-                    }
-                    Err(SendError::Unfinished(lacks)) => assert_eq!(lacks, model.lacks),
-                    // Not open yet, or its end is among the events.
-                    Err(error) => assert_eq!(error, SendError::NotOpen),
-                }
-            }
-            Step::Extend { client, stream, bytes } => {
-                let stream = StreamId(stream);
-                let side = self.side(client);
-                let lane = side.streams.get(&stream).map_or(0, |model| model.lane);
-                let filling = Bytes::from(vec![filling(stream, lane); bytes as usize]);
-                let result = side.connection.extend(stream, filling);
-                let Some(model) = side.streams.get_mut(&stream) else {
-                    assert_eq!(result, Err(SendError::NotOpen));
-                    return;
-                };
-                match result {
-                    Ok(()) => {
-                        assert!(bytes <= model.lacks);
-                        model.lacks -= bytes;
-                        model.given += u64::from(bytes);
-                    }
-                    Err(SendError::Overrun { extra }) => {
-                        assert_eq!(extra as u32, bytes - model.lacks);
-                    }
-                    Err(error) => assert_eq!(error, SendError::NotOpen),
-                }
-                assert!(side.connection.queued(stream) as u64 <= model.given);
-            }
-            Step::Consume { client, stream, bytes } => {
-                let stream = StreamId(stream);
-                let side = self.side(client);
-                if let Some(model) = side.streams.get_mut(&stream) {
-                    let bytes = bytes.min(model.held);
-                    model.held -= bytes;
-                    side.connection.consumed(stream, bytes);
-                } else {
-                    side.connection.consumed(stream, bytes);
-                }
-            }
-            Step::Close { client, stream } => {
-                let stream = StreamId(stream);
-                let side = self.side(client);
-                if live(side, stream) {
-                    side.connection.close(stream, Reason::done());
-                    side.streams.remove(&stream);
-                }
-            }
-            Step::Move { client, max, deliver } => {
-                let side = self.side(client);
-                let mut out = Vec::new();
-                let bytes = side.connection.poll_transmit(now, max, &mut out);
-                assert!(bytes < max + HEADER + CHUNK as usize + Reason::MAX_TEXT);
-                side.link.extend(out.iter().flatten());
-                let input: Vec<u8> = side.link.drain(..deliver.min(side.link.len())).collect();
-                if !input.is_empty() {
-                    let other = self.side(!client);
-                    other.connection.handle_input(now, Bytes::from(input)).unwrap();
-                    self.take_events(!client);
-                }
-            }
-            Step::Wait { ms } => {
-                self.now += Duration::from_millis(u64::from(ms));
-                let now = self.now;
-                // A wait longer than the timeout may be a dead peer, which is not the subject.
-                for client in [true, false] {
-                    let wait = self.side(client).connection.poll_timeout();
-                    if wait.is_some_and(|at| at > now) {
-                        self.side(client).connection.handle_timeout(now).unwrap();
-                    }
-                }
-            }
-        }
-    }
-
-    fn take_events(&mut self, client: bool) {
-        let (side, other) = match client {
-            true => (&mut self.client, &mut self.server),
-            false => (&mut self.server, &mut self.client),
-        };
-        while let Some(event) = side.connection.poll_event() {
-            let stream = event.stream();
-            let mut arrived = |lane: usize, length: u32| {
-                // The other caller may have closed and forgotten it.
-                if let Some(model) = other.streams.get_mut(&stream) {
-                    let expected = model.on_their_way[lane].pop_front();
-                    assert_eq!(expected, Some(length), "lane {lane} of {stream} in order");
-                }
-            };
-            match event {
-                Event::Open { .. } => {
-                    side.connection.accept(stream, Opened { msize: 4096 });
-                    side.streams.insert(stream, Model::default());
-                }
-                Event::Opened { .. } => assert!(side.streams.contains_key(&stream)),
-                Event::Refused { ref reason, .. } => {
-                    assert_eq!(reason.code, Code::TOO_MANY_STREAMS);
-                    assert!(side.streams.remove(&stream).is_some());
-                }
-                Event::Closed { by_peer, .. } => {
-                    assert!(by_peer);
-                    assert!(side.streams.remove(&stream).is_some());
-                }
-                Event::Message { data, .. } => {
-                    let bytes: Vec<u8> = data.into_iter().flatten().collect();
-                    let lane = usize::from(bytes[0] & 1);
-                    assert!(bytes.iter().all(|&byte| byte == filling(stream, lane)));
-                    side.streams.get_mut(&stream).unwrap().held += bytes.len() as u32;
-                    arrived(lane, bytes.len() as u32);
-                }
-                Event::Begin { total, .. } => {
-                    let model = side.streams.get_mut(&stream).unwrap();
-                    assert_eq!(model.coming.replace((total, 0)), None);
-                }
-                Event::More { data, .. } => {
-                    assert!(data.iter().all(|&byte| byte == filling(stream, 1)));
-                    let model = side.streams.get_mut(&stream).unwrap();
-                    model.held += data.len() as u32;
-                    let (total, came) = model.coming.take().unwrap();
-                    let came = came + data.len() as u32;
-                    if came == total {
-                        arrived(1, total);
-                    } else {
-                        model.coming = Some((total, came));
-                    }
-                }
-                Event::GoAway { .. } => unreachable!("nobody leaves"),
-            }
-        }
-        let stats = side.connection.stats();
-        let held: u64 = side.streams.values().map(|model| u64::from(model.held)).sum();
-        assert!(held <= stats.held && stats.held <= stats.window);
-        assert!(stats.window <= u64::from(config().channel_window_max));
-    }
-
-    /// Gives all that is lacking, passes all on, moves everything.
-    fn settle(&mut self) {
-        for _ in 0..200 {
-            for client in [true, false] {
-                let streams: Vec<StreamId> = self.side(client).streams.keys().copied().collect();
-                for StreamId(stream) in streams {
-                    let model = &self.side(client).streams[&StreamId(stream)];
-                    let (bytes, held) = (model.lacks, model.held);
-                    if bytes > 0 {
-                        self.apply(&Step::Extend { client, stream, bytes });
-                    }
-                    self.apply(&Step::Consume { client, stream, bytes: held });
-                }
-                self.apply(&Step::Move { client, max: 1 << 20, deliver: usize::MAX });
-            }
-        }
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
@@ -321,17 +47,6 @@ proptest! {
             pair.apply(step);
         }
         pair.settle();
-        prop_assert!(pair.client.streams.keys().eq(pair.server.streams.keys()));
-        for side in [&pair.client, &pair.server] {
-            for (stream, model) in &side.streams {
-                prop_assert!(model.on_their_way.iter().all(VecDeque::is_empty), "{} lags", stream);
-                prop_assert_eq!((model.lacks, model.coming), (0, None));
-                prop_assert_eq!(side.connection.queued(*stream), 0);
-            }
-            let stats = side.connection.stats();
-            prop_assert_eq!(stats.held, 0);
-            prop_assert_eq!(stats.streams, side.streams.len() as u64);
-        }
     }
 }
 
