@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::{Registry, Token, Waker};
+use policy::{FolderPath, QubeName};
 use transport::id::{Msize, StreamId};
 use transport::mux::{Authorisation, Code, Event, Opened, Reason, SendError};
 use transport::ninep::framer::Assembler;
@@ -22,10 +23,11 @@ use transport::relay::pump::{BELL, Context, FIRST, Role};
 use transport::relay::ready::Ready;
 
 use crate::backend::{Asked, Backend, Dialect, Remote, RemoteError, Submitted};
+use crate::desk::End;
 use crate::fs::{Export, Limits, Replies, Session, Workers};
-use crate::grant::{Grant, SharedBook, Source, open_book};
+use crate::grant::{Grant, SharedBook, Source, Used, is_meant, open_book};
+use crate::log;
 use crate::requests::{self, Requests};
-use crate::stderr;
 
 /// Bytes read from a stream's server before the others have their turn.
 const TURN: usize = 512 * 1024;
@@ -36,19 +38,36 @@ const QUEUE: usize = 4 * 1024 * 1024;
 const NO_SIBLING: &str = "a folder that a process of its own serves is served to one connection only; \
                           the socket front end needs the embedded file server";
 
-/// A reply and its stream.
-type Letter = (StreamId, Packet);
+/// What comes to the data plane from other threads.
+enum Letter {
+    /// A reply and its stream.
+    Reply(StreamId, Packet),
+    /// The owner's order: the end of a folder's streams, or of the channel.
+    End(Option<FolderPath>),
+}
 
 /// The streams of a channel's server end.
 pub struct Demux {
     mailbox: Mailbox<Letter>,
     workers: Arc<Workers>,
+    /// Whose channel it is, for the log.
+    client: QubeName,
     /// What the channel's own call was granted, until a stream takes it.
     own: Option<Grant>,
     book: SharedBook,
     streams: HashMap<StreamId, Stream>,
     /// Whose server's socket has which readiness token, counted from [`FIRST`].
     sockets: Vec<Option<StreamId>>,
+    /// The owner has ended the channel.
+    ended: bool,
+}
+
+/// By what right a stream is there: what it is to be like, whatever serves it.
+#[derive(Clone)]
+struct Right {
+    folder: FolderPath,
+    read_only: bool,
+    max_msize: Msize,
 }
 
 /// What a stream is to serve.
@@ -60,6 +79,8 @@ enum Served {
 }
 
 struct Stream {
+    right: Right,
+    used: Arc<Used>,
     backend: Backend,
     small: Lane,
     bulk: Lane,
@@ -67,9 +88,10 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(backend: Backend) -> Stream {
+    fn new(right: Right, backend: Backend) -> Stream {
         let requests = Requests::new(backend.manners());
-        Stream { backend, small: Lane::new(), bulk: Lane::new(), requests }
+        let used = Arc::new(Used::new(right.folder.clone(), right.read_only));
+        Stream { right, used, backend, small: Lane::new(), bulk: Lane::new(), requests }
     }
 
     /// Hands a request to the file server; gives the credit that goes back at once, and the reply where
@@ -123,32 +145,47 @@ struct Outlet {
 
 impl Replies for Outlet {
     fn reply(&self, reply: Packet) {
-        self.mailbox.send((self.stream, reply));
+        self.mailbox.send(Letter::Reply(self.stream, reply));
     }
 }
 
 impl Demux {
-    /// The role of a channel whose own call was granted `own`; later ones are in `book`.
-    pub fn new(registry: &Registry, own: Grant, book: SharedBook) -> std::io::Result<Demux> {
+    /// The role of a channel of `client` whose own call was granted `own`; later ones are in `book`.
+    pub fn new(
+        registry: &Registry,
+        client: &QubeName,
+        own: Grant,
+        book: SharedBook,
+    ) -> std::io::Result<Demux> {
         Ok(Demux {
+            client: client.clone(),
             mailbox: Mailbox::new(Waker::new(registry, BELL)?),
             workers: Workers::new(Limits::default()),
             own: Some(own),
             book,
             streams: HashMap::new(),
             sockets: Vec::new(),
+            ended: false,
         })
     }
 
-    /// What a stream is to serve.
-    fn authorize(&mut self, authorisation: Authorisation) -> Result<Served, Reason> {
+    /// The way of the owner's orders to here.
+    pub fn ender(&self) -> End {
+        let mailbox = self.mailbox.sender();
+        Box::new(move |folder| mailbox.send(Letter::End(folder)))
+    }
+
+    /// What a stream is to serve, and by what right.
+    fn authorize(&mut self, authorisation: Authorisation) -> Result<(Right, Served), Reason> {
         let refused = |why: &str| Reason::new(Code::NOT_PERMITTED, why);
         let grant = match authorisation {
             Authorisation::Sibling(stream) => {
                 let sibling = self.streams.get(&stream);
                 let sibling = sibling.ok_or_else(|| refused("no such stream to share with"))?;
                 return match &sibling.backend {
-                    Backend::Embedded { export, .. } => Ok(Served::Folder(Arc::clone(export))),
+                    Backend::Embedded { export, .. } => {
+                        Ok((sibling.right.clone(), Served::Folder(Arc::clone(export))))
+                    }
                     Backend::Remote(..) => Err(Reason::new(Code::UNSUPPORTED, NO_SIBLING)),
                 };
             }
@@ -159,17 +196,19 @@ impl Demux {
                 .redeem(&token, Instant::now())
                 .ok_or_else(|| refused("no such permission"))?,
         };
-        match grant.source {
-            Source::Folder(root) => Export::from_dir(root, grant.folder.as_path(), grant.read_only)
+        let Grant { folder, read_only, max_msize, source } = grant;
+        let served = match source {
+            Source::Folder(root) => Export::from_dir(root, folder.as_path(), read_only)
                 .map(Served::Folder)
-                .map_err(|error| Reason::new(Code::FOLDER, error.to_string())),
-            Source::Server(socket) => Ok(Served::Socket(socket, Dialect::Ours)),
+                .map_err(|error| Reason::new(Code::FOLDER, error.to_string()))?,
+            Source::Server(socket) => Served::Socket(socket, Dialect::Ours),
             Source::Diod(socket) => {
-                let folder = grant.folder.as_bytes().to_vec();
+                let folder = folder.as_bytes().to_vec();
                 let user = rustix::process::geteuid().as_raw();
-                Ok(Served::Socket(socket, Dialect::Diod { folder, user }))
+                Served::Socket(socket, Dialect::Diod { folder, user })
             }
-        }
+        };
+        Ok((Right { folder, read_only, max_msize }, served))
     }
 
     /// Joins a stream to what serves it; gives the msize to offer.
@@ -202,25 +241,32 @@ impl Demux {
     }
 
     fn open(&mut self, cx: &mut Context<'_>, id: StreamId, open: transport::mux::Open) {
-        let served = match self.authorize(open.authorisation) {
-            Ok(served) => served,
+        let (right, served) = match self.authorize(open.authorisation) {
+            Ok(authorized) => authorized,
             Err(reason) => {
-                stderr::say(format_args!("{id} refused: {}", reason.text));
+                let by = match open.authorisation {
+                    Authorisation::Own => "the channel's own right",
+                    Authorisation::Token(_) => "a token",
+                    Authorisation::Sibling(_) => "another stream's right",
+                };
+                log::say(format_args!("{}: {id} by {by} refused: {}", self.client, reason.text));
                 cx.mux.refuse(id, reason);
                 return;
             }
         };
-        let Some(msize) = Msize::new(open.msize.min(Msize::MAX.bytes())) else {
+        let Some(msize) = Msize::new(open.msize.min(right.max_msize.bytes())) else {
             cx.mux.refuse(id, Reason::new(Code::PROTOCOL, "an msize out of range"));
             return;
         };
         match self.join(cx.registry, id, served, msize) {
             Ok((backend, msize)) => {
                 cx.mux.accept(id, Opened { msize: msize.bytes() });
-                self.streams.insert(id, Stream::new(backend));
+                let stream = Stream::new(right, backend);
+                open_book(&self.book).begin(id, Arc::clone(&stream.used));
+                self.streams.insert(id, stream);
             }
             Err(error) => {
-                stderr::say(format_args!("{id} refused: {error}"));
+                log::say(format_args!("{}: {id} refused: {error}", self.client));
                 cx.mux.refuse(id, Reason::new(Code::RESOURCES, "no room for its file server"));
             }
         }
@@ -229,6 +275,7 @@ impl Demux {
     /// Takes a piece of a stream's messages.
     fn take(&mut self, cx: &mut Context<'_>, id: StreamId, piece: bytes::Bytes, bulk: bool) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
+        stream.used.count_received(piece.len());
         let lane = if bulk { &mut stream.bulk } else { &mut stream.small };
         lane.framer.push(piece);
         loop {
@@ -286,6 +333,7 @@ impl Demux {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let Ok(Header { tag, .. }) = reply.header() else { return };
         let answered = stream.requests.answered(tag);
+        stream.used.count_sent(reply.len());
         cx.mux.consumed(id, answered.credit);
         let flushes = answered.flushes.into_iter().map(|tag| Rmessage::Rflush.encode(tag));
         let mut replies = flushes.chain([reply]);
@@ -332,6 +380,7 @@ impl Demux {
     /// Ends a stream from this side, or after the client has.
     fn end(&mut self, cx: &mut Context<'_>, id: StreamId, reason: Reason) {
         let Some(stream) = self.streams.remove(&id) else { return };
+        open_book(&self.book).end(id);
         match stream.backend {
             Backend::Embedded { session, .. } => session.close(),
             Backend::Remote(remote, at) => {
@@ -340,9 +389,28 @@ impl Demux {
             }
         }
         if reason.code != Code::DONE {
-            stderr::say(format_args!("{id} ended: {reason}"));
+            let (client, folder) = (&self.client, &stream.right.folder);
+            log::say(format_args!("{client}: {id}, {folder}, ended: {reason}"));
         }
         cx.mux.close(id, reason);
+    }
+
+    /// Carries out the owner's order.
+    fn obey(&mut self, cx: &mut Context<'_>, folder: Option<&FolderPath>) {
+        let reason = Reason::new(Code::DISCONNECTED, "the owner of the folder ended it");
+        if self.own.as_ref().is_some_and(|own| is_meant(&own.folder, folder)) {
+            self.own = None;
+        }
+        if folder.is_none() {
+            log::say(format_args!("{}: the channel ended by its owner's order", self.client));
+            cx.mux.go_away(reason);
+            self.ended = true;
+            return;
+        }
+        let meant =
+            self.streams.iter().filter(|(_, stream)| is_meant(&stream.right.folder, folder));
+        let meant: Vec<StreamId> = meant.map(|(id, _)| *id).collect();
+        meant.into_iter().for_each(|id| self.end(cx, id, reason.clone()));
     }
 }
 
@@ -383,8 +451,11 @@ impl Role for Demux {
     fn pass(&mut self, cx: &mut Context<'_>) -> bool {
         let mut moved = false;
         self.workers.turn();
-        while let Some((stream, reply)) = self.mailbox.take() {
-            self.reply(cx, stream, reply);
+        while let Some(letter) = self.mailbox.take() {
+            match letter {
+                Letter::Reply(stream, reply) => self.reply(cx, stream, reply),
+                Letter::End(folder) => self.obey(cx, folder.as_ref()),
+            }
             moved = true;
         }
         let waiting = self.streams.iter().filter(|(_, stream)| stream.requests.waiting() > 0);
@@ -405,6 +476,6 @@ impl Role for Demux {
     }
 
     fn is_done(&self) -> bool {
-        false
+        self.ended
     }
 }

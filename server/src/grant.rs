@@ -1,36 +1,23 @@
-//! Permissions for folders, and how a later call hands its own to the process that holds the channel.
+//! Permissions for folders, and the book in which a channel's process keeps them: those that wait for
+//! their stream, and those that have one.
 //!
-//! ```text
-//!  first call's process                       a later call's process (dom0 was asked again)
-//!  ─ holds the channel, the Book              ─ opens its folder
-//!  ─ listens in the runtime folder    ◄─────  ─ sends client, folder, access and what serves it
-//!  ─ notes it, makes a token          ─────►  ─ tells the client the token, and ends
-//!  ◄── OPEN with that token, over the channel
-//! ```
-//!
-//! A token is 128 random bits, good once, for half a minute, in this channel alone. The channel's
-//! nonce names the socket, so that a permission cannot end up at the channel of another pair; the
-//! client qube's name, which qrexec vouches for at both ends of the talk, is compared besides.
+//! A token is 128 random bits, good once, for half a minute, in this channel alone. Leaves out how a later
+//! call's permission gets here, and who may look into the book: that is [`desk`](crate::desk)'s.
 
-use std::ffi::OsStr;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use policy::FolderPath;
 use rustix::io::Errno;
-use transport::local::{Message, MessageSocket};
+use transport::id::{Msize, StreamId};
 
 /// How long a token is good: the client needs one round trip.
-const LIFETIME: Duration = Duration::from_secs(30);
+pub const LIFETIME: Duration = Duration::from_secs(30);
 /// Tokens that may wait at once; more calls than that at a time are no person's doing.
 const MAX_WAITING: usize = 64;
-/// How long the other process may take with its part of the talk.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The form of the message between the two processes.
-const FORM: u8 = 2;
 
 /// A channel's nonce, or a token.
 pub type Random = [u8; 16];
@@ -42,6 +29,8 @@ pub struct Grant {
     pub folder: FolderPath,
     /// Nothing in it may be changed.
     pub read_only: bool,
+    /// The largest msize that it is served with.
+    pub max_msize: Msize,
     /// What serves it.
     pub source: Source,
 }
@@ -60,11 +49,11 @@ pub enum Source {
 
 impl Source {
     /// Its number in the message between the two processes.
-    const FOLDER: u8 = 0;
-    const SERVER: u8 = 1;
-    const DIOD: u8 = 2;
+    pub(crate) const FOLDER: u8 = 0;
+    pub(crate) const SERVER: u8 = 1;
+    pub(crate) const DIOD: u8 = 2;
 
-    fn number(&self) -> u8 {
+    pub(crate) fn number(&self) -> u8 {
         match self {
             Source::Folder(_) => Source::FOLDER,
             Source::Server(_) => Source::SERVER,
@@ -92,21 +81,70 @@ pub fn random() -> Result<Random, Errno> {
     Ok(bytes)
 }
 
-/// The permissions that a channel's process holds and nobody has used yet.
-#[derive(Debug, Default)]
+/// A permission in use: a stream, as the folder's owner sees it.
+#[derive(Debug)]
+pub struct Used {
+    /// The folder.
+    pub folder: FolderPath,
+    /// Nothing in it is changed.
+    pub read_only: bool,
+    /// When the stream began.
+    pub since: Instant,
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+impl Used {
+    /// One that begins now.
+    pub fn new(folder: FolderPath, read_only: bool) -> Used {
+        let (received, sent) = (AtomicU64::new(0), AtomicU64::new(0));
+        Used { folder, read_only, since: Instant::now(), received, sent }
+    }
+
+    /// Counts bytes that came from the client.
+    pub(crate) fn count_received(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Counts bytes that go to it.
+    pub(crate) fn count_sent(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes of 9P that came, and that went.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.received.load(Ordering::Relaxed), self.sent.load(Ordering::Relaxed))
+    }
+}
+
+/// The permissions that a channel's process holds.
+#[derive(Debug)]
 pub struct Book {
+    lifetime: Duration,
     waiting: Vec<(Random, Instant, Grant)>,
+    used: BTreeMap<StreamId, Arc<Used>>,
+}
+
+impl Default for Book {
+    fn default() -> Book {
+        Book::new(LIFETIME)
+    }
 }
 
 impl Book {
+    /// A book whose tokens are good for `lifetime`.
+    pub fn new(lifetime: Duration) -> Book {
+        Book { lifetime, waiting: Vec::new(), used: BTreeMap::new() }
+    }
+
     /// Notes a permission; gives its token.
-    fn note(&mut self, grant: Grant, now: Instant) -> Result<Random, Errno> {
+    pub(crate) fn note(&mut self, grant: Grant, now: Instant) -> Result<Random, Errno> {
         self.forget_old(now);
         if self.waiting.len() >= MAX_WAITING {
             return Err(Errno::BUSY);
         }
         let token = random()?;
-        self.waiting.push((token, now + LIFETIME, grant));
+        self.waiting.push((token, now + self.lifetime, grant));
         Ok(token)
     }
 
@@ -120,6 +158,31 @@ impl Book {
     fn forget_old(&mut self, now: Instant) {
         self.waiting.retain(|(_, until, _)| *until > now);
     }
+
+    /// Takes back what waits for `folder` and what is in it; everything, where there is none.
+    pub(crate) fn take_back(&mut self, folder: Option<&FolderPath>) {
+        self.waiting.retain(|(.., grant)| !is_meant(&grant.folder, folder));
+    }
+
+    /// Notes that a stream uses a permission.
+    pub(crate) fn begin(&mut self, stream: StreamId, used: Arc<Used>) {
+        self.used.insert(stream, used);
+    }
+
+    /// Notes that it does no more.
+    pub(crate) fn end(&mut self, stream: StreamId) {
+        self.used.remove(&stream);
+    }
+
+    /// What is used now.
+    pub fn used(&self) -> impl Iterator<Item = &Arc<Used>> {
+        self.used.values()
+    }
+}
+
+/// Whether an order about `named`, or about everything, is about `folder`.
+pub(crate) fn is_meant(folder: &FolderPath, named: Option<&FolderPath>) -> bool {
+    named.is_none_or(|named| folder.is_within(named))
 }
 
 /// A book that two threads write in.
@@ -130,129 +193,16 @@ pub fn open_book(book: &SharedBook) -> MutexGuard<'_, Book> {
     book.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Where later calls find the channel; gone when dropped.
-#[derive(Debug)]
-pub struct Desk {
-    path: PathBuf,
-}
-
-impl Desk {
-    /// A place for later calls, at a socket named for `nonce` in `runtime`; nobody attends to it yet.
-    /// Sockets that processes left behind when they were killed are cleared away.
-    pub fn open(runtime: &Path, nonce: &Random) -> Result<(Desk, MessageSocket), Errno> {
-        clear(runtime);
-        let path = socket_path(runtime, nonce);
-        let socket = MessageSocket::listen(&path)?;
-        Ok((Desk { path }, socket))
-    }
-
-    /// Leaves it to another process to take it away.
-    pub fn leave(self) {
-        std::mem::forget(self);
-    }
-}
-
-/// Takes permissions for `client` into `book`, at a desk's `socket`, on a thread of its own that lives
-/// as long as the process.
-pub fn attend(socket: MessageSocket, client: &str, book: SharedBook) -> Result<(), Errno> {
-    let client = client.to_owned();
-    std::thread::Builder::new()
-        .name("grants".into())
-        .spawn(move || serve(&socket, &client, &book))
-        .map(drop)
-        .map_err(|_| Errno::AGAIN)
-}
-
-impl Drop for Desk {
-    fn drop(&mut self) {
-        let _ = rustix::fs::unlink(&self.path);
-    }
-}
-
-fn socket_path(runtime: &Path, nonce: &Random) -> PathBuf {
-    let name: String = nonce.iter().map(|byte| format!("{byte:02x}")).collect();
-    runtime.join(name)
-}
-
-/// Removes sockets that nobody listens at.
-fn clear(runtime: &Path) {
-    for entry in std::fs::read_dir(runtime).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if MessageSocket::is_deserted(&path) {
-            let _ = rustix::fs::unlink(&path);
-        }
-    }
-}
-
-fn serve(socket: &MessageSocket, client: &str, book: &SharedBook) {
-    loop {
-        match socket.accept() {
-            Ok(caller) => {
-                // One that hangs up or stalls hurts itself alone.
-                let _ = take(&caller, client, book);
-            }
-            Err(Errno::INTR | Errno::CONNABORTED) => {}
-            Err(_) => std::thread::sleep(Duration::from_millis(100)),
-        }
-    }
-}
-
-fn take(caller: &MessageSocket, client: &str, book: &SharedBook) -> Result<(), Errno> {
-    caller.set_timeout(PATIENCE)?;
-    let grant = parse(caller.receive()?, client).ok_or(Errno::PROTO)?;
-    let token = open_book(book).note(grant, Instant::now())?;
-    caller.send(&token, &[])
-}
-
-fn parse(message: Message, client: &str) -> Option<Grant> {
-    let [fd] = <[OwnedFd; 1]>::try_from(message.fds).ok()?;
-    let (&[form, read_only, source, name], rest) = message.bytes.split_first_chunk::<4>()?;
-    let (name, folder) = rest.split_at_checked(usize::from(name))?;
-    if form != FORM || name != client.as_bytes() {
-        return None;
-    }
-    let folder = FolderPath::parse(OsStr::from_bytes(folder)).ok()?;
-    let source = match source {
-        Source::FOLDER => Source::Folder(fd),
-        Source::SERVER => Source::Server(fd),
-        Source::DIOD => Source::Diod(fd),
-        _ => return None,
-    };
-    Some(Grant { folder, read_only: read_only != 0, source })
-}
-
-/// Hands `grant`, made to `client`, to the process that holds the channel with this nonce; gives the
-/// token, or nothing where that process is no more.
-pub fn hand_over(
-    runtime: &Path,
-    nonce: &Random,
-    client: &str,
-    grant: &Grant,
-) -> Result<Option<Random>, Errno> {
-    let desk = match MessageSocket::connect(&socket_path(runtime, nonce)) {
-        Ok(desk) => desk,
-        Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(None),
-        Err(errno) => return Err(errno),
-    };
-    let name = u8::try_from(client.len()).map_err(|_| Errno::NAMETOOLONG)?;
-    let mut bytes = vec![FORM, u8::from(grant.read_only), grant.source.number(), name];
-    bytes.extend_from_slice(client.as_bytes());
-    bytes.extend_from_slice(grant.folder.as_bytes());
-    desk.set_timeout(PATIENCE)?;
-    desk.send(&bytes, &[grant.source.as_fd()])?;
-    let answer = desk.receive()?;
-    Ok(Some(Random::try_from(answer.bytes).map_err(|_| Errno::ACCESS)?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     fn grant(folder: &Path) -> Grant {
         let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY;
         let root = rustix::fs::open(folder, flags, rustix::fs::Mode::empty()).unwrap();
         let folder = FolderPath::parse(folder.as_os_str()).unwrap();
-        Grant { folder, read_only: true, source: Source::Folder(root) }
+        Grant { folder, read_only: true, max_msize: Msize::MAX, source: Source::Folder(root) }
     }
 
     #[test]
@@ -281,35 +231,16 @@ mod tests {
     }
 
     #[test]
-    fn a_permission_reaches_the_channel_of_its_own_client_only() {
-        let runtime = tempfile::tempdir().unwrap();
+    fn what_is_taken_back_is_good_no_more() {
         let folder = tempfile::tempdir().unwrap();
-        let nonce = random().unwrap();
-        let book = SharedBook::default();
-        let (desk, socket) = Desk::open(runtime.path(), &nonce).unwrap();
-        attend(socket, "work", Arc::clone(&book)).unwrap();
-        let hand = |nonce: &Random, client: &str| {
-            hand_over(runtime.path(), nonce, client, &grant(folder.path()))
-        };
-        assert_eq!(hand(&nonce, "evil"), Err(Errno::ACCESS));
-        assert_eq!(hand(&random().unwrap(), "work"), Ok(None));
-        let token = hand(&nonce, "work").unwrap().unwrap();
-        let granted = open_book(&book).redeem(&token, Instant::now()).unwrap();
-        assert!(granted.read_only);
-        assert_eq!(granted.folder.as_path(), folder.path());
-        drop(desk);
-        assert_eq!(hand(&nonce, "work"), Ok(None));
-    }
-
-    #[test]
-    fn sockets_of_killed_processes_are_cleared_away() {
-        let runtime = tempfile::tempdir().unwrap();
-        let left = socket_path(runtime.path(), &[7; 16]);
-        drop(MessageSocket::listen(&left).unwrap());
-        assert!(left.exists());
-        let nonce = random().unwrap();
-        let _desk = Desk::open(runtime.path(), &nonce).unwrap();
-        assert!(!left.exists());
-        assert!(socket_path(runtime.path(), &nonce).exists());
+        let parent = FolderPath::parse(folder.path().parent().unwrap().as_os_str()).unwrap();
+        let other = FolderPath::parse("/srv/other".as_ref()).unwrap();
+        let now = Instant::now();
+        for (taken_back, is_gone) in [(Some(&other), false), (Some(&parent), true), (None, true)] {
+            let mut book = Book::default();
+            let token = book.note(grant(folder.path()), now).unwrap();
+            book.take_back(taken_back);
+            assert_eq!(book.redeem(&token, now).is_none(), is_gone, "{taken_back:?}");
+        }
     }
 }

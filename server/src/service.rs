@@ -2,10 +2,12 @@
 //!
 //! ```text
 //!   environment ─► which client, which folder, reading only?      (qrexec vouches for the client)
+//!   rules       ─► may it have that? Until then nothing is looked at; a refusal always has the same words
 //!   preface     ─► the pair's first call, or a later one?
 //!     first: becomes the channel: splits in two, of which the locked-in half serves until
 //!            end-of-file of stdin, and the other half waits for it
-//!     later: hands its permission to the channel's process, answers with the token, ends
+//!     later: hands its permission to the channel's process, answers with the token, ends;
+//!            where that process is no more, it becomes the channel
 //! ```
 //!
 //! The folder is opened without following any symbolic link: a client that may write somewhere above
@@ -14,11 +16,13 @@
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
-use policy::{Call, Folder, QubeName};
+use policy::{Call, QubeName};
 use rustix::io::Errno;
 use transport::local::{MessageSocket, RuntimeError, runtime_folder};
 use transport::mux::preface::{
@@ -31,9 +35,11 @@ use transport::relay::pump;
 
 use crate::backend::{self, diod};
 use crate::demux::Demux;
-use crate::grant::{self, Desk, Grant, SharedBook, Source, hand_over};
+use crate::desk::{self, Desk, Visitor};
+use crate::exports::{Exports, Permission};
+use crate::grant::{self, Book, Grant, Source};
 use crate::sandbox::{self, Side as Half, Unavailable};
-use crate::stderr;
+use crate::{log, stderr};
 
 /// Why a call comes to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -50,15 +56,15 @@ pub enum ServiceError {
     /// The client end did not say what it wants.
     #[error("the client end is not to be understood: {0}")]
     Preface(#[from] PrefaceError),
+    /// This qube's rules do not let the client have it, whether it is there or not.
+    #[error("it is not permitted to this qube; the log over there says why")]
+    NotPermitted,
     /// The folder cannot be served.
     #[error("{0}")]
     Folder(String),
     /// The file server that is wanted cannot serve it.
     #[error(transparent)]
     Diod(#[from] diod::DiodError),
-    /// The channel that the call is for is no more.
-    #[error("the channel that this call is for has ended")]
-    NoChannel,
     /// There is no private folder for sockets.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
@@ -81,7 +87,7 @@ impl ServiceError {
             ServiceError::Folder(why) => Reason::new(Code::FOLDER, why.as_str()),
             ServiceError::Argument(error) => Reason::new(Code::FOLDER, error.to_string()),
             ServiceError::Diod(error) => Reason::new(Code::BACKEND, error.to_string()),
-            ServiceError::NoChannel => Reason::new(Code::GOING_AWAY, self.to_string()),
+            ServiceError::NotPermitted => Reason::new(Code::NOT_PERMITTED, self.to_string()),
             ServiceError::Channel(ChannelEnd::Broken(error)) => error.reason(),
             ServiceError::Channel(ChannelEnd::Cut(_)) => {
                 Reason::new(Code::PROTOCOL, "the channel was cut off")
@@ -100,7 +106,7 @@ impl ServiceError {
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// The client qube, by qrexec's word.
-    pub client: String,
+    pub client: QubeName,
     /// What it asks for.
     pub call: Call,
 }
@@ -116,20 +122,22 @@ impl Caller {
         };
         let client = std::env::var("QREXEC_REMOTE_DOMAIN")
             .map_err(|_| ServiceError::NotACall("QREXEC_REMOTE_DOMAIN"))?;
-        if client.parse::<QubeName>().is_err() {
-            return Err(ServiceError::Client);
-        }
+        let client = client.parse().map_err(|_| ServiceError::Client)?;
         Ok(Caller { client, call: Call::parse(name.as_bytes())? })
     }
 }
 
 /// What the person who set the service up wants of it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Settings {
-    /// Which file server serves.
+    /// Which file server serves, where no rule says it.
     pub backend: backend::Kind,
     /// What it is locked into.
     pub sandbox: sandbox::Settings,
+    /// This qube's rules, where they are in none of the usual places.
+    pub exports: Option<PathBuf>,
+    /// How long a token is good.
+    pub token_lifetime: Duration,
 }
 
 /// Serves one call over `input` and `output`, until the client end closes it. To be called with one
@@ -148,28 +156,78 @@ pub fn serve(
     if let Err(error) = hello.capabilities.agree(Capabilities::OURS) {
         return Err(refuse(&output, error.into()));
     }
-    let grant = match open(&caller.call, settings) {
-        Ok(grant) => grant,
+    let permission = match permit(caller, settings) {
+        Ok(permission) => permission,
         Err(error) => return Err(refuse(&output, error)),
     };
-    match hello.role {
-        Role::Grant(nonce) => match later_call(caller, settings, grant, &nonce) {
-            Ok(token) => {
-                let taken = Taken::Grant(token);
-                say(&output, &Answer::Taken(introduction(taken, nonce)))?;
-                Ok(ExitCode::SUCCESS)
-            }
-            Err(error) => Err(refuse(&output, error)),
-        },
-        Role::Channel => first_call(caller, settings, grant, &hello, rest, input, output),
+    match answer(caller, settings, &permission, &hello.role) {
+        Ok(Taking::Grant(token, nonce)) => {
+            say(&output, &Answer::Taken(introduction(Taken::Grant(token), nonce)))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Ok(Taking::Channel(grant)) => {
+            first_call(caller, settings, grant, &hello, rest, input, output)
+        }
+        Err(error) => {
+            log::say(format_args!("{} asked for {}: {error}", caller.client, caller.call));
+            Err(refuse(&output, error))
+        }
     }
 }
 
-/// Opens the folder of a call.
-fn open(call: &Call, settings: &Settings) -> Result<Grant, ServiceError> {
-    let Folder::Path(folder) = &call.folder else {
-        return Err(ServiceError::Folder("there is no folder of that name".into()));
+/// What becomes of a call that may have its folder.
+enum Taking {
+    /// The channel, which serves that folder first.
+    Channel(Grant),
+    /// A permission for the channel of this name.
+    Grant(Token, Nonce),
+}
+
+/// What this qube's rules give; nothing of the folder is looked at.
+fn permit(caller: &Caller, settings: &Settings) -> Result<Permission, ServiceError> {
+    let Caller { client, call } = caller;
+    let refused = |why: &dyn std::fmt::Display| {
+        log::say(format_args!("{client} asked for {call}: refused: {why}"));
+        ServiceError::NotPermitted
     };
+    let exports = Exports::read(settings.exports.as_deref()).map_err(|error| refused(&error))?;
+    let permission = exports.permit(client, &call.folder, call.read_only);
+    let permission = permission.map_err(|why| refused(&why))?;
+    let access = if permission.read_only { "read-only" } else { "read-write" };
+    let Permission { folder, why, .. } = &permission;
+    log::say(format_args!("{client} may have {folder} ({access}): {why}"));
+    if permission.narrowed {
+        stderr::say(format_args!("{folder} is for reading only there"));
+    }
+    Ok(permission)
+}
+
+fn answer(
+    caller: &Caller,
+    settings: &Settings,
+    permission: &Permission,
+    role: &Role,
+) -> Result<Taking, ServiceError> {
+    let channel = |errno| ServiceError::System("the channel's process", errno);
+    if let Role::Grant(nonce) = role {
+        let runtime = runtime_folder("server")?;
+        let visitor = Visitor::of_channel(&runtime, &caller.client, &nonce.0);
+        if let Some(visitor) = visitor.map_err(channel)? {
+            // As the process with the channel can use it, which is locked in.
+            let grant = sandbox::lend(&settings.sandbox, open(permission, settings)?)?;
+            let handed = visitor.hand_over(&caller.client, &grant);
+            if let Some(token) = handed.map_err(channel)? {
+                return Ok(Taking::Grant(Token(token), *nonce));
+            }
+        }
+        log::say(format_args!("{}: the channel is no more; this call is the next", caller.client));
+    }
+    Ok(Taking::Channel(open(permission, settings)?))
+}
+
+/// Opens a folder that the client may have.
+fn open(permission: &Permission, settings: &Settings) -> Result<Grant, ServiceError> {
+    let &Permission { ref folder, read_only, max_msize, backend, .. } = permission;
     let root = sandbox::open_folder(folder).map_err(|errno| {
         ServiceError::Folder(match errno {
             Errno::NOENT => "there is no such folder".into(),
@@ -181,25 +239,11 @@ fn open(call: &Call, settings: &Settings) -> Result<Grant, ServiceError> {
         })
     })?;
     let confined = !settings.sandbox.kinds.is_empty();
-    let source = match settings.backend {
+    let source = match backend.unwrap_or(settings.backend) {
         backend::Kind::Embedded => Source::Folder(root),
-        backend::Kind::Diod => Source::Diod(diod::start(folder, call.read_only, confined)?),
+        backend::Kind::Diod => Source::Diod(diod::start(folder, read_only, confined)?),
     };
-    Ok(Grant { folder: folder.clone(), read_only: call.read_only, source })
-}
-
-/// Hands the folder over as the process with the channel can use it, which is locked in.
-fn later_call(
-    caller: &Caller,
-    settings: &Settings,
-    grant: Grant,
-    nonce: &Nonce,
-) -> Result<Token, ServiceError> {
-    let runtime = runtime_folder("server")?;
-    let grant = sandbox::lend(&settings.sandbox, grant)?;
-    let handed = hand_over(&runtime, &nonce.0, &caller.client, &grant);
-    let token = handed.map_err(|errno| ServiceError::System("the channel's process", errno))?;
-    token.map(Token).ok_or(ServiceError::NoChannel)
+    Ok(Grant { folder: folder.clone(), read_only, max_msize, source })
 }
 
 fn first_call(
@@ -214,7 +258,7 @@ fn first_call(
     let prepare = || {
         let nonce = grant::random().map_err(|errno| ServiceError::System("random", errno))?;
         let runtime = runtime_folder("server")?;
-        let desk = Desk::open(&runtime, &nonce)
+        let desk = Desk::open(&runtime, &caller.client, &nonce)
             .map_err(|errno| ServiceError::System("the socket for later calls", errno))?;
         Ok((nonce, desk))
     };
@@ -230,7 +274,8 @@ fn first_call(
             Ok(Half::Confined(_)) => {
                 // It is outside, and the keeper's.
                 desk.leave();
-                let served = channel(caller, grant, nonce, socket, hello, rest, input, output);
+                let served =
+                    channel(caller, settings, grant, nonce, socket, hello, rest, input, output);
                 return served.map(|()| ExitCode::SUCCESS);
             }
             Ok(Half::Keeper(keeper)) => {
@@ -242,7 +287,7 @@ fn first_call(
             Err(error) => return Err(refuse(&output, error.into())),
         }
     }
-    let served = channel(caller, grant, nonce, socket, hello, rest, input, output);
+    let served = channel(caller, settings, grant, nonce, socket, hello, rest, input, output);
     drop(desk);
     served.map(|()| ExitCode::SUCCESS)
 }
@@ -251,6 +296,7 @@ fn first_call(
 #[allow(clippy::too_many_arguments)]
 fn channel(
     caller: &Caller,
+    settings: &Settings,
     grant: Grant,
     nonce: grant::Random,
     socket: MessageSocket,
@@ -260,11 +306,12 @@ fn channel(
     output: OwnedFd,
 ) -> Result<(), ServiceError> {
     let prepare = || {
-        let book = SharedBook::default();
-        grant::attend(socket, &caller.client, Arc::clone(&book))
-            .map_err(|errno| ServiceError::System("the thread for later calls", errno))?;
+        let book = Arc::new(Mutex::new(Book::new(settings.token_lifetime)));
         let poll = mio::Poll::new().map_err(system)?;
-        let demux = Demux::new(poll.registry(), grant, book).map_err(system)?;
+        let demux = Demux::new(poll.registry(), &caller.client, grant, Arc::clone(&book));
+        let demux = demux.map_err(system)?;
+        desk::attend(socket, &caller.client, book, demux.ender())
+            .map_err(|errno| ServiceError::System("the thread for later calls", errno))?;
         Ok((poll, demux))
     };
     let (mut poll, mut demux) = match prepare() {
@@ -272,7 +319,7 @@ fn channel(
         Err(error) => return Err(refuse(&output, error)),
     };
     let mut mux = Connection::new(Side::Server, Config::default());
-    let now = std::time::Duration::ZERO;
+    let now = Duration::ZERO;
     mux.establish(now, &hello.limits);
     mux.handle_input(now, rest)
         .map_err(|error| ServiceError::Channel(ChannelEnd::Broken(error)))?;

@@ -65,9 +65,10 @@ impl Pair {
     /// A pair whose stream has said nothing yet.
     fn served(folder: &Path, source: Source) -> Pair {
         let folder = FolderPath::parse(folder.as_os_str()).unwrap();
-        let grant = Grant { folder, read_only: false, source };
+        let grant = Grant { folder, read_only: false, max_msize: Msize::MAX, source };
         let poll = Poll::new().unwrap();
-        let demux = Demux::new(poll.registry(), grant, SharedBook::default()).unwrap();
+        let client = "work".parse().unwrap();
+        let demux = Demux::new(poll.registry(), &client, grant, SharedBook::default()).unwrap();
         let mut client = Connection::new(Side::Client, Config::default());
         let mut server = Connection::new(Side::Server, Config::default());
         client.establish(Duration::ZERO, &server.limits());

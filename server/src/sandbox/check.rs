@@ -115,7 +115,8 @@ fn run(
 ) -> io::Result<Result<bool, String>> {
     let root = open_folder(&scratch.shared)?;
     let folder = scratch.shared.clone();
-    let mut grant = Grant { folder, read_only, source: Source::Folder(root) };
+    let (max_msize, source) = (transport::id::Msize::MAX, Source::Folder(root));
+    let mut grant = Grant { folder, read_only, max_msize, source };
     // What a caller may leave open by mistake; no longer owned here, as it is to be closed.
     let leaked = std::fs::File::open(&scratch.folder)?.into_raw_fd();
     let keeper = getpid();

@@ -216,6 +216,7 @@ fn confine(
     privileges::drop_capabilities(settings.keep_file_capabilities)?;
     let mut kept: Vec<_> = keep.iter().map(AsRawFd::as_raw_fd).collect();
     kept.extend([grant.source.as_fd().as_raw_fd(), tie.report.as_raw_fd()]);
+    kept.extend(crate::log::descriptor().map(|log| log.as_raw_fd()));
     privileges::close_others(kept)?;
     privileges::hide()?;
     tie.fasten()?;

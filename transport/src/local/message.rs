@@ -74,6 +74,11 @@ impl MessageSocket {
         Ok(sockopt::socket_peercred(&self.0)?.uid.as_raw())
     }
 
+    /// The process that made the other end; for a connection, that made it listen.
+    pub fn peer_process(&self) -> Result<rustix::process::Pid, Errno> {
+        Ok(sockopt::socket_peercred(&self.0)?.pid)
+    }
+
     /// The next connection of somebody with this process's user or root; others are closed at once.
     pub fn accept(&self) -> Result<MessageSocket, Errno> {
         loop {
