@@ -153,8 +153,10 @@ fn answer(
             book.take_back(folder.as_ref());
             let ended = book.used().filter(|used| is_meant(&used.folder, folder.as_ref())).count();
             drop(book);
+            // First, since this process may end with the channel.
+            let told = caller.send(&(ended as u32).to_le_bytes(), &[]);
             end(folder);
-            caller.send(&(ended as u32).to_le_bytes(), &[])
+            told
         }
         _ => Err(Errno::PROTO),
     }

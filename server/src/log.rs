@@ -1,8 +1,8 @@
 //! The service's log, in its own qube: who asked for what, and what came of it.
 //!
 //! A call's stderr is shown in the other qube, so what is nobody's business there goes here: one line a
-//! matter, to the system's log (`/dev/log`, as syslog(3) writes to it), else to a file in the runtime
-//! folder. It is opened before the process is locked in, and works from within, where no socket can be
+//! matter, to the system's log (`/dev/log`, as syslog(3) writes to it), else to a file in a private folder
+//! beside that of the sockets. It is opened before the process is locked in, and works from within, where no socket can be
 //! made; that is why it is not left to a library, all of which connect when they like.
 //!
 //! A client can make lines. They are bounded: a hundred at once, then one a second; what is left out is
@@ -19,8 +19,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// Where the system's log is.
 const SYSTEM: &str = "/dev/log";
-/// The file's name in the runtime folder.
-const FILE: &str = "log";
+/// The file's folder and name.
+const FILE: [&str; 2] = ["log", "server"];
 /// LOG_DAEMON and LOG_NOTICE, as syslog(3) writes them.
 const PRIORITY: u8 = 3 << 3 | 5;
 /// The most bytes of a line.
@@ -50,8 +50,8 @@ pub fn open(place: Option<&Path>) {
     let sink = match place {
         Some(place) => system(place).or_else(|| file(place)),
         None => system(Path::new(SYSTEM)).or_else(|| {
-            let runtime = transport::local::runtime_folder("server").ok()?;
-            file(&runtime.join(FILE))
+            let [folder, name] = FILE;
+            file(&transport::local::runtime_folder(folder).ok()?.join(name))
         }),
     };
     if let Some(sink) = sink {

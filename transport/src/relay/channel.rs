@@ -104,6 +104,17 @@ impl Channel {
         Ok(channel)
     }
 
+    /// A client end whose prefaces have been said: `mux` has been told the far end's limits, and given
+    /// what followed them.
+    pub fn established(
+        input: OwnedFd,
+        output: OwnedFd,
+        mux: Connection,
+        registry: &Registry,
+    ) -> std::io::Result<Channel> {
+        Self::new(input, output, mux, registry)
+    }
+
     /// The server end: says `answer`. The client's preface has been read, and `mux` told its limits
     /// and given what followed it.
     pub fn server(

@@ -8,7 +8,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use mio::{Events, Poll, Registry, Token as Readiness, Waker};
+use rustix::io::Errno;
 
 use super::buffer::Buffers;
 use super::channel::{Channel, ChannelEnd, Greeting};
@@ -120,6 +122,31 @@ impl Links {
         };
         let mux = Connection::new(Side::Client, config);
         let channel = Channel::client(input, output, hello, mux, poll.registry())?;
+        Links::plane(poll, channel, notify)
+    }
+
+    /// The same where the prefaces have been said: by a call for a permission that the far end has made
+    /// the channel instead. `hello` is the far end's, `rest` what came behind it.
+    pub fn resume(
+        input: OwnedFd,
+        output: OwnedFd,
+        hello: &ServerHello,
+        rest: Bytes,
+        notify: Notify,
+    ) -> Result<Plane, ChannelEnd> {
+        let io = |error: std::io::Error| {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            ChannelEnd::Io { action: "waited for", errno }
+        };
+        let poll = Poll::new().map_err(io)?;
+        let mut mux = Connection::new(Side::Client, Config::default());
+        mux.establish(Duration::ZERO, &hello.limits);
+        mux.handle_input(Duration::ZERO, rest).map_err(ChannelEnd::Broken)?;
+        let channel = Channel::established(input, output, mux, poll.registry()).map_err(io)?;
+        Links::plane(poll, channel, notify).map_err(io)
+    }
+
+    fn plane(poll: Poll, channel: Channel, notify: Notify) -> std::io::Result<Plane> {
         let links = Links {
             mailbox: Mailbox::new(Waker::new(poll.registry(), BELL)?),
             notify,
