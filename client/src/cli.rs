@@ -62,6 +62,37 @@ pub struct Cli {
     #[arg(long, value_name = "SIZE", default_value = "auto", hide_default_value = true)]
     pub msize: OsString,
 
+    /// What makes the mount: auto, v9fs or fuse
+    ///
+    /// `auto` is `v9fs`, the kernel's 9P file system, where the kernel has it and this user may
+    /// mount, as root or through sudo without a password. Else it is `fuse`, which needs neither:
+    /// without root the package fuse3 and a mount point of one's own.
+    #[arg(long, value_name = "NAME", value_enum, default_value_t, hide_default_value = true)]
+    #[arg(hide_possible_values = true)]
+    pub frontend: FrontEnd,
+
+    /// Whose files they are, with FUSE: user, none
+    ///
+    /// `user` shows the owner of the shared folder as the mounting user, and the reverse; `none`
+    /// shows the other qube's numbers.
+    #[arg(long, value_name = "MAP", value_enum, default_value_t, hide_default_value = true)]
+    #[arg(hide_possible_values = true, hide_short_help = true)]
+    pub idmap: IdMapMode,
+
+    /// How old what is shown may be, with FUSE: 500ms, 2s, or strict (1s if not given)
+    ///
+    /// For so long this qube believes names and attributes before it asks again. `strict` asks
+    /// each time.
+    #[arg(long, value_name = "TIME", default_value = "1s", hide_default_value = true)]
+    #[arg(hide_short_help = true)]
+    pub coherence: OsString,
+
+    /// Let other users see the mount, with FUSE
+    ///
+    /// Needs `user_allow_other` in /etc/fuse.conf. Mounts made by root are seen by all.
+    #[arg(long, hide_short_help = true)]
+    pub allow_other: bool,
+
     /// v9fs's cache mode: auto, none, readahead, mmap, loose
     ///
     /// `auto` is `mmap` on kernels before 6.4 and `readahead` from 6.4 on: what is written is in
@@ -99,8 +130,8 @@ pub struct Cli {
     #[arg(
         long,
         conflicts_with_all = [
-            "server", "folder", "mountpoint", "read_only", "msize", "cache", "via", "socket",
-            "timeout",
+            "server", "folder", "mountpoint", "read_only", "msize", "frontend", "idmap",
+            "coherence", "allow_other", "cache", "via", "socket", "timeout",
         ],
     )]
     pub list: bool,
@@ -112,6 +143,28 @@ pub struct Cli {
     /// The channel daemon's own entry; its words are the daemon's business.
     #[arg(long, hide = true, num_args = 0.., allow_hyphen_values = true, exclusive = true)]
     pub daemon: Option<Vec<OsString>>,
+}
+
+/// `--frontend`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum FrontEnd {
+    /// What this kernel and this user's rights allow.
+    #[default]
+    Auto,
+    /// The kernel's 9P file system.
+    V9fs,
+    /// FUSE.
+    Fuse,
+}
+
+/// `--idmap`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum IdMapMode {
+    /// The owner of the shared folder is the mounting user.
+    #[default]
+    User,
+    /// The server's numbers.
+    None,
 }
 
 /// `--cache`.

@@ -26,7 +26,7 @@ pub enum Exit {
     MountPoint,
     /// `--msize` is no size, or out of range.
     Msize,
-    /// The kernel has no v9fs.
+    /// The kernel has no v9fs, or no FUSE, whichever was asked for.
     NoV9fs,
     /// Neither root nor sudo.
     NoRight,
@@ -89,7 +89,7 @@ impl Exit {
             Exit::NoFolder => (4, "no such folder there, not a folder, or not given to this qube"),
             Exit::MountPoint => (5, "mount point missing, not a folder, or otherwise unusable"),
             Exit::Msize => (6, "msize is no size or out of range (4096 to 1M)"),
-            Exit::NoV9fs => (7, "this kernel has no v9fs (9P file system)"),
+            Exit::NoV9fs => (7, "this kernel has no v9fs (9P file system), or no FUSE"),
             Exit::NoRight => (8, "no right to mount: neither root nor sudo"),
             Exit::Version => (9, "the other qube has another version of this program"),
             Exit::Garbage => (10, "the other qube sent what this program does not understand"),

@@ -1,13 +1,13 @@
 //! One mount, from a checked plan to a usable folder: what the command does while a person waits.
 //!
-//! The daemon makes the call and gives a descriptor that speaks 9P; the front end makes a folder of
-//! it. What is undone when something fails, or when Ctrl-C is pressed, hangs on one thing: the
+//! The daemon makes the call and gives a descriptor that speaks 9P, of which the kernel's v9fs makes a
+//! folder; or it keeps that and is given the descriptor of a FUSE mount, to serve it. What is undone when something fails, or when Ctrl-C is pressed, hangs on one thing: the
 //! connection to the daemon. Its end takes back whatever had not become a mount.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -15,13 +15,15 @@ use std::time::Duration;
 
 use policy::printable;
 use rustix::io::Errno;
+use transport::id::Msize;
 use transport::local::MessageSocket;
 
 use crate::daemon::Pair;
 use crate::daemon::control::{self, Event, FORM, Mounted, Request, Stream, Want};
 use crate::daemon::spawn;
 use crate::exit::{Exit, Failure};
-use crate::frontend::v9fs::V9fs;
+use crate::frontend::choice::Choice;
+use crate::frontend::fuse::{Fuse, Settings};
 use crate::plan::{Place, Plan};
 
 /// How long the far end may be silent before the person is told what is waited for.
@@ -51,15 +53,33 @@ pub fn run(plan: &Plan) -> Result<(), Failure> {
 
 fn mount(plan: &Plan, mount_point: &Path) -> Result<(), Failure> {
     // Found out first: nobody in dom0 should be asked for what this kernel cannot do.
-    let v9fs = V9fs::prepare(plan)?;
-    let given = stream(plan, None)?;
-    let fd = given.fd.ok_or_else(|| Failure::new(Exit::Other, "the daemon gave no stream"))?;
-    let mounted = v9fs.mount(plan, fd, given.limit).map_err(|failure| {
-        // The kernel only knows that its socket was closed; the daemon knows why it closed it.
-        told(&given.socket).unwrap_or(failure)
-    })?;
-    tell(&given.socket, mount_point, "v9fs");
-    for warning in &mounted.warnings {
+    let (choice, line) = Choice::make(plan)?;
+    if let Some(line) = line {
+        eprintln!("{line}");
+    }
+    let settings = match &choice {
+        Choice::Fuse(fuse) => Some(fuse.settings(plan)),
+        Choice::V9fs(_) => None,
+    };
+    let mut given = stream(plan, choice.msize(plan), None, settings)?;
+    // The kernel only knows that its socket was closed; the daemon knows why it closed it.
+    let reason = |failure, socket: &MessageSocket| told(socket).unwrap_or(failure);
+    let warnings = match &choice {
+        Choice::V9fs(v9fs) => {
+            let fd = given.fd.take();
+            let fd = fd.ok_or_else(|| Failure::new(Exit::Other, "the daemon gave no stream"))?;
+            let mounted = v9fs.mount(plan, fd, given.limit);
+            let mounted = mounted.map_err(|failure| reason(failure, &given.socket))?;
+            tell(&given.socket, mount_point, choice.name(), None);
+            mounted.warnings
+        }
+        Choice::Fuse(fuse) => {
+            mount_fuse(fuse, plan, mount_point, &given)
+                .map_err(|failure| reason(failure, &given.socket))?;
+            Vec::new()
+        }
+    };
+    for warning in &warnings {
         eprintln!("warning: {warning}");
     }
     if plan.verbose > 0 {
@@ -68,12 +88,21 @@ fn mount(plan: &Plan, mount_point: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Makes the mount and gives it to the daemon, which serves it from then on.
+fn mount_fuse(fuse: &Fuse, plan: &Plan, mount_point: &Path, given: &Given) -> Result<(), Failure> {
+    let device = fuse.mount(plan, mount_point)?;
+    tell(&given.socket, mount_point, "fuse", Some(&device));
+    // Held open here it would outlive the daemon, and nobody would answer.
+    drop(device);
+    fuse.try_out(plan, mount_point)
+}
+
 /// Offers the stream at a socket until the person ends it.
 fn offer(plan: &Plan, path: &Path) -> Result<(), Failure> {
     let listener = listen(path)?;
     let _name = Named(path);
-    let given = stream(plan, Some(listener.into()))?;
-    tell(&given.socket, path, "socket");
+    let given = stream(plan, plan.asked_msize(), Some(listener.into()), None)?;
+    tell(&given.socket, path, "socket", None);
     eprintln!("9P2000.L of {}:{} at {}", given.qube, plan.folder, shown(path));
     let ended = wait(given.socket);
     match ended {
@@ -131,11 +160,11 @@ async fn until_ended(connection: &control::Connection) {
     while connection.receive::<Event>().await.is_some() {}
 }
 
-fn tell(socket: &MessageSocket, mount_point: &Path, front_end: &str) {
+fn tell(socket: &MessageSocket, mount_point: &Path, front_end: &str, fd: Option<&OwnedFd>) {
     let mount_point = mount_point.as_os_str().as_bytes().to_vec();
     let mounted = Mounted { mount_point, front_end: front_end.to_owned() };
     // A daemon that is gone has closed the stream, which shows in the mount.
-    let _ = control::send(socket, &mounted, None);
+    let _ = control::send(socket, &mounted, fd);
 }
 
 /// What the daemon has said of a stream that it ended.
@@ -151,14 +180,21 @@ fn told(socket: &MessageSocket) -> Option<Failure> {
 }
 
 /// Gets a stream from the pair's daemon.
-fn stream(plan: &Plan, listener: Option<OwnedFd>) -> Result<Given, Failure> {
+fn stream(
+    plan: &Plan,
+    msize: Msize,
+    listener: Option<OwnedFd>,
+    fuse: Option<Settings>,
+) -> Result<Given, Failure> {
     let pair = Pair { target: plan.target.as_str().to_owned(), via: plan.via.clone() };
     let want = Want::Stream(Stream {
         service: plan.service.clone(),
         folder: plan.folder.to_string(),
         read_only: plan.read_only,
-        msize: plan.asked_msize().bytes(),
+        msize: msize.bytes(),
         timeout: plan.timeout.as_secs(),
+        source: plan.source().into_vec(),
+        fuse,
     });
     let request = Request { form: FORM, want };
     let lost = || Failure::new(Exit::Other, "the channel daemon ended unexpectedly");

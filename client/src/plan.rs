@@ -17,7 +17,7 @@ use policy::name::NameError;
 use policy::{Folder, Target, printable};
 use transport::id::Msize;
 
-use crate::cli::{CacheMode, Cli};
+use crate::cli::{CacheMode, Cli, FrontEnd, IdMapMode};
 use crate::exit::{Exit, Failure};
 use crate::kernel;
 
@@ -47,6 +47,10 @@ pub struct Plan {
     pub msize: MsizeChoice,
     /// How v9fs is to cache.
     pub cache: CacheMode,
+    /// What makes the mount.
+    pub frontend: FrontEnd,
+    /// How FUSE is to show it.
+    pub fuse: FuseOptions,
     /// Whether only reading is asked for. `service` says so too.
     pub read_only: bool,
     /// Who makes the call.
@@ -55,6 +59,17 @@ pub struct Plan {
     pub timeout: Duration,
     /// How much to say: 0, 1 or more.
     pub verbose: u8,
+}
+
+/// What only FUSE can do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FuseOptions {
+    /// Whose files they appear to be.
+    pub idmap: IdMapMode,
+    /// How old what the kernel was told may become.
+    pub coherence: Duration,
+    /// Others than the mounting user may see it.
+    pub allow_other: bool,
 }
 
 /// Where a folder appears.
@@ -169,6 +184,12 @@ fn mount(cli: Cli) -> Result<Plan, Failure> {
         place,
         msize,
         cache: cli.cache,
+        frontend: cli.frontend,
+        fuse: FuseOptions {
+            idmap: cli.idmap,
+            coherence: coherence(&cli.coherence)?,
+            allow_other: cli.allow_other,
+        },
         read_only: cli.read_only,
         via,
         timeout: Duration::from_secs(cli.timeout.into()),
@@ -180,6 +201,27 @@ fn target(word: &OsStr) -> Result<Target, Failure> {
     let text = word.to_str().ok_or(NameError::Character);
     text.and_then(str::parse).map_err(|error| {
         Failure::new(Exit::Usage, format!("{} is no qube: {error}", printable(word.as_bytes())))
+    })
+}
+
+/// Reads `--coherence`: `strict`, or a time such as 500ms, 2s, or 2.
+fn coherence(word: &OsStr) -> Result<Duration, Failure> {
+    if word == "strict" {
+        return Ok(Duration::ZERO);
+    }
+    let time = |text: &str| {
+        let (digits, unit) = match text.strip_suffix("ms") {
+            Some(digits) => (digits, 1),
+            None => (text.strip_suffix('s').unwrap_or(text), 1000),
+        };
+        digits.parse::<u64>().ok()?.checked_mul(unit)
+    };
+    // A day: what is older is not coherent by any measure.
+    let time = word.to_str().and_then(time).filter(|&time| time <= 86_400_000);
+    time.map(Duration::from_millis).ok_or_else(|| {
+        let shown = printable(word.as_bytes());
+        let why = format!("--coherence {shown} is no time; write strict, or such as 500ms, 2s");
+        Failure::new(Exit::Usage, why).hint("1s is what is used without it")
     })
 }
 

@@ -1,7 +1,7 @@
 //! The one place of this crate with unsafe code: promises about descriptors.
 #![allow(unsafe_code)]
 
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use tokio::io::Interest;
@@ -14,6 +14,17 @@ pub fn register(socket: MessageSocket) -> std::io::Result<AsyncFd<MessageSocket>
     // when it is dropped, which AsyncFd does after it has left the reactor.
     let registered =
         unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE | Interest::WRITABLE) };
+    Ok(registered?)
+}
+
+/// As [`register`], for a descriptor by itself.
+pub fn register_descriptor(
+    descriptor: OwnedFd,
+    interest: Interest,
+) -> std::io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd always gives the same descriptor, and gives it up only when it is dropped,
+    // which AsyncFd does after it has left the reactor.
+    let registered = unsafe { AsyncFd::register_with_interest(descriptor, interest) };
     Ok(registered?)
 }
 

@@ -16,10 +16,11 @@ use tokio::io::unix::AsyncFd;
 use transport::local::MessageSocket;
 
 use crate::exit::Failure;
+use crate::frontend::fuse;
 use crate::sys;
 
 /// The form of these messages; a daemon of another is told so.
-pub const FORM: u32 = 2;
+pub const FORM: u32 = 3;
 
 /// What the command line wants.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -35,7 +36,8 @@ pub struct Request {
 pub enum Want {
     /// A stream of 9P for a folder. It answers with [`Event::Ready`] and a descriptor; where a
     /// descriptor comes with the request, that is a listening socket, and each of its connections
-    /// becomes a 9P session of its own while this connection lasts.
+    /// becomes a 9P session of its own while this connection lasts. For a FUSE mount no descriptor is
+    /// given, and the mount's own is expected with [`Mounted`].
     Stream(Stream),
     /// The mounts, which together may be too long for a message: any number of [`Event::Mount`], then the connection's end.
     List,
@@ -54,6 +56,10 @@ pub struct Stream {
     pub msize: u32,
     /// Seconds that the far end may take from its first byte on.
     pub timeout: u64,
+    /// What the mount's source is, as the kernel shows it.
+    pub source: Vec<u8>,
+    /// It is for a FUSE mount, which the daemon serves.
+    pub fuse: Option<fuse::Settings>,
 }
 
 /// What becomes of a request.
@@ -76,7 +82,7 @@ pub enum Event {
     Mount(Mount),
 }
 
-/// What the command line did with its stream.
+/// What the command line did with its stream. A FUSE mount's descriptor comes with it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Mounted {
     /// Where it is mounted.

@@ -5,6 +5,7 @@
 //! that the far end chose is escaped here.
 
 use policy::printable;
+use rustix::io::Errno;
 use transport::mux::preface::PrefaceError;
 use transport::mux::{Code, Reason};
 use transport::relay::channel::ChannelEnd;
@@ -74,6 +75,19 @@ fn unanswered(server: &str, program: &str, code: i32) -> Failure {
             format!("{server} ended the call before it answered{}", code_words(code)),
         )
         .hint(format!("look at the log of qube {server}, and try again")),
+    }
+}
+
+/// The file server did not give the root of its folder.
+pub fn not_attached(server: &str, errno: Errno) -> Failure {
+    let says = std::io::Error::from(errno);
+    match errno {
+        Errno::IO => {
+            Failure::new(Exit::ClosedEarly, format!("the connection to {server} was lost"))
+                .hint("try again")
+        }
+        Errno::PROTO => garbage(server, &says),
+        _ => Failure::new(Exit::NoFolder, format!("{server} does not give the folder: {says}")),
     }
 }
 

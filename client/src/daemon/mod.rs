@@ -21,7 +21,9 @@ pub mod spawn;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -40,7 +42,7 @@ use self::channel::{Channel, NoStream, Stage, Stream};
 use self::control::{Connection, Downgraded, Event, FORM, Mount, Mounted, Request, Want};
 use crate::escape::FarLines;
 use crate::exit::{Exit, Failure};
-use crate::frontend::{SocketPair, socket_pair};
+use crate::frontend::{SocketPair, fuse, socket_pair};
 use crate::plan::Via;
 
 /// Whose channel a daemon holds.
@@ -55,6 +57,8 @@ pub struct Pair {
 /// A mount, as the daemon's books have it.
 struct Booked {
     folder: String,
+    /// The mount's source, as the kernel shows it.
+    source: OsString,
     read_only: bool,
     since: Instant,
     mounted: RefCell<Option<Mounted>>,
@@ -125,6 +129,7 @@ async fn serve(pair: Pair, listener: MessageSocket, path: &Path) -> std::io::Res
     }
     // From here on a new command finds nobody and starts a daemon of its own.
     let _ = std::fs::remove_file(path);
+    daemon.take_away();
     // Whoever holds the lock waits for a call, perhaps for long; it ends with this daemon's tasks.
     let channel = daemon.channel.try_lock().ok().and_then(|mut channel| channel.take());
     if let Some(channel) = channel {
@@ -188,6 +193,17 @@ impl Daemon {
         }
     }
 
+    /// Takes away the mounts that nobody would answer any more. Those of v9fs stay, without a server.
+    fn take_away(&self) {
+        for mount in self.mounts.borrow().values() {
+            let mounted = mount.mounted.borrow();
+            if let Some(mounted) = mounted.as_ref().filter(|mounted| mounted.front_end == "fuse") {
+                let mount_point = Path::new(OsStr::from_bytes(&mounted.mount_point));
+                fuse::kernel_side::take_away(mount_point, &mount.source);
+            }
+        }
+    }
+
     fn list(&self) -> Vec<Mount> {
         let booked = self.mounts.borrow();
         let mounts = booked.values().filter_map(|mount| {
@@ -231,9 +247,21 @@ impl Daemon {
             // The person pressed Ctrl-C: dropping the other branch takes everything back.
             _ = connection.receive::<Mounted>() => return Ok(()),
         };
-        let (channel, stream, qube) = opened;
+        let (channel, mut stream, qube) = opened;
+        let (near, serving) = match (near, want.fuse) {
+            (Some(near), Some(settings)) => {
+                let serving = fuse::start(near, stream.limit, settings)
+                    .map_err(|error| Failure::new(Exit::Other, format!("no thread: {error}")))?;
+                match self.attach(connection, &mut stream, serving, &want).await? {
+                    Some(serving) => (None, Some(serving)),
+                    None => return Ok(()),
+                }
+            }
+            (near, _) => (near, None),
+        };
         let booked = Rc::new(Booked {
             folder: want.folder.clone(),
+            source: OsString::from_vec(want.source.clone()),
             read_only: want.read_only,
             since: Instant::now(),
             mounted: RefCell::new(None),
@@ -247,10 +275,32 @@ impl Daemon {
         drop(near);
         match listener {
             Some(listener) => self.offer(connection, listener, &channel, stream, &booked).await,
-            None => self.keep(connection, stream, &booked, &want).await,
+            None => self.keep(connection, stream, &booked, &want, serving).await,
         }
         self.mounts.borrow_mut().remove(&id);
         Ok(())
+    }
+
+    /// Waits until a FUSE session has its folder; nothing where the person did not.
+    async fn attach(
+        &self,
+        connection: &Connection,
+        stream: &mut Stream,
+        mut serving: fuse::Serving,
+        want: &control::Stream,
+    ) -> Result<Option<fuse::Serving>, Failure> {
+        let target = &self.pair.target;
+        let stats = std::sync::Arc::clone(&stream.stats);
+        let attached = tokio::select! {
+            attached = &mut serving.attached => attached.unwrap_or(Err(rustix::io::Errno::IO)),
+            _ = &mut stream.ended => Err(rustix::io::Errno::IO),
+            () = stall(&stats, want.timeout) => return Err(failure::stalled(target, want.timeout)),
+            _ = connection.receive::<Mounted>() => return Ok(None),
+        };
+        match attached {
+            Ok(()) => Ok(Some(serving)),
+            Err(errno) => Err(failure::not_attached(target, errno)),
+        }
     }
 
     /// Keeps a mount's stream until it ends. A command that goes without having mounted closes the
@@ -262,13 +312,17 @@ impl Daemon {
         mut stream: Stream,
         booked: &Booked,
         want: &control::Stream,
+        serving: Option<fuse::Serving>,
     ) {
         let stats = std::sync::Arc::clone(&stream.stats);
         tokio::select! {
             mounted = connection.receive::<Mounted>() => {
                 let unknown = || Mounted { mount_point: b"?".to_vec(), front_end: "v9fs".to_owned() };
-                let mounted = mounted.map_or_else(unknown, |(mounted, _)| mounted);
+                let (mounted, fds) = mounted.unwrap_or_else(|| (unknown(), Vec::new()));
                 *booked.mounted.borrow_mut() = Some(mounted);
+                if let (Some(serving), Some(device)) = (serving, fds.into_iter().next()) {
+                    let _ = serving.device.send(device);
+                }
             }
             _ = &mut stream.ended => return,
             // mount(2) waits for the far end and cannot be interrupted: closing its socket frees it.

@@ -2,7 +2,8 @@
 //!
 //! A front end gets one end of a socketpair that speaks 9P2000.L, with the channel's daemon at the
 //! other end, and makes something usable of it. There is the kernel's own 9P file system
-//! ([`v9fs`]); [`mountinfo`] finds out what became of a mount. How the stream gets through the
+//! ([`v9fs`]), and there is [`fuse`]; [`choice`] takes one of them, and [`mountinfo`] finds out what
+//! became of a mount. How the stream gets through the
 //! channel is no concern here.
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,6 +12,8 @@ use rustix::io;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
 use transport::id::Msize;
 
+pub mod choice;
+pub mod fuse;
 pub mod mountinfo;
 pub mod v9fs;
 

@@ -28,12 +28,20 @@ pub struct Read {
 }
 
 /// A source of buffers for one thread.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Buffers {
+    size: usize,
+    least: usize,
     current: BytesMut,
     aside: Vec<BytesMut>,
     /// Reads that took a fresh allocation.
     fresh: u64,
+}
+
+impl Default for Buffers {
+    fn default() -> Buffers {
+        Buffers::of(BUFFER, LEAST)
+    }
 }
 
 impl Buffers {
@@ -42,9 +50,14 @@ impl Buffers {
         Buffers::default()
     }
 
+    /// An empty source of buffers of `size` bytes, each read into while it has room for `least`.
+    pub fn of(size: usize, least: usize) -> Buffers {
+        Buffers { size, least, current: BytesMut::new(), aside: Vec::new(), fresh: 0 }
+    }
+
     /// Reads once from `fd`; `None` at end-of-file. Errors are those of read(2).
     pub fn read(&mut self, fd: impl AsFd) -> Result<Option<Read>, Errno> {
-        if self.current.capacity() < LEAST {
+        if self.current.capacity() < self.least {
             self.replace();
         }
         let room = self.current.capacity();
@@ -64,12 +77,12 @@ impl Buffers {
         if used.capacity() > 0 {
             self.aside.push(used);
         }
-        let free = (0..self.aside.len()).find(|&at| self.aside[at].try_reclaim(BUFFER));
+        let free = (0..self.aside.len()).find(|&at| self.aside[at].try_reclaim(self.size));
         self.current = match free {
             Some(at) => self.aside.swap_remove(at),
             None => {
                 self.fresh += 1;
-                BytesMut::with_capacity(BUFFER)
+                BytesMut::with_capacity(self.size)
             }
         };
         if self.aside.len() > ASIDE {

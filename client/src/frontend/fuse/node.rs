@@ -1,0 +1,176 @@
+//! The nodes that the kernel knows, under numbers of ours.
+//!
+//! A node stays from the first reply that names it until the kernel has forgotten it as often as it was
+//! told of it (FUSE_FORGET). One inode of the server is one node, by however many names it is reached,
+//! so that the kernel keeps one page cache and one set of attributes of it. Numbers are never used
+//! again: an inode number that the server's disk has given to another file is another node.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+
+use rustix::fs::FileType;
+use rustix::io::Errno;
+use transport::ninep::Qid;
+
+use super::abi::ROOT;
+use super::attr::Attr;
+use super::ninep::OwnedFid;
+
+/// What makes a server's node the same one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Identity {
+    /// The qid's path.
+    pub path: u64,
+    kind: u32,
+    born: Option<(u64, u64)>,
+}
+
+impl Identity {
+    /// Of the node with this qid and these attributes.
+    pub fn of(qid: Qid, attr: &Attr) -> Identity {
+        let kind = FileType::from_raw_mode(attr.attributes.mode).as_raw_mode();
+        Identity { path: qid.path, kind, born: attr.born }
+    }
+}
+
+/// A node.
+pub struct Node {
+    /// The kernel's name for it.
+    pub id: u64,
+    /// The server's.
+    pub identity: Identity,
+    /// A fid of it, never opened: the one by its latest name.
+    fid: RefCell<Rc<OwnedFid>>,
+    /// Fids by which it is open: they know it even when its names are gone.
+    opened: RefCell<Vec<Weak<OwnedFid>>>,
+    /// Times that the kernel was told of it.
+    lookups: Cell<u64>,
+    /// The mode, as last seen.
+    pub mode: Cell<u32>,
+    /// The group there, as last seen.
+    pub gid: Cell<u32>,
+    /// The size, as last seen or made by a write from here.
+    pub size: Cell<u64>,
+    /// The qid's version of what the kernel's page cache has; 0: of nothing.
+    pub cached: Cell<u32>,
+}
+
+impl Node {
+    /// Whether it is a folder.
+    pub fn is_dir(&self) -> bool {
+        FileType::from_raw_mode(self.mode.get()) == FileType::Directory
+    }
+
+    /// A fid that has not been opened, to walk from.
+    pub fn fid(&self) -> Rc<OwnedFid> {
+        Rc::clone(&self.fid.borrow())
+    }
+
+    /// A fid to ask or change the node by: an open one where there is one.
+    pub fn subject(&self) -> Rc<OwnedFid> {
+        let mut opened = self.opened.borrow_mut();
+        while let Some(fid) = opened.last() {
+            match fid.upgrade() {
+                Some(fid) => return fid,
+                None => drop(opened.pop()),
+            }
+        }
+        self.fid()
+    }
+
+    /// Notes that it is open by `fid`.
+    pub fn opened(&self, fid: &Rc<OwnedFid>) {
+        let mut opened = self.opened.borrow_mut();
+        opened.retain(|fid| fid.strong_count() > 0);
+        opened.push(Rc::downgrade(fid));
+    }
+
+    /// Notes that the kernel is told of it once more.
+    pub fn told(&self) {
+        self.lookups.set(self.lookups.get() + 1);
+    }
+
+    /// Notes what a reply said of it.
+    pub fn saw(&self, attr: &Attr) {
+        self.mode.set(attr.attributes.mode);
+        self.gid.set(attr.attributes.gid);
+        self.size.set(attr.attributes.size);
+    }
+}
+
+/// All nodes of a mount.
+pub struct Nodes {
+    all: RefCell<HashMap<u64, Rc<Node>>>,
+    by_identity: RefCell<HashMap<Identity, u64>>,
+    next: Cell<u64>,
+}
+
+impl Nodes {
+    /// The root alone.
+    pub fn new(root: OwnedFid, qid: Qid, attr: &Attr) -> Nodes {
+        let nodes = Nodes {
+            all: RefCell::default(),
+            by_identity: RefCell::default(),
+            next: Cell::new(ROOT),
+        };
+        nodes.found(root, qid, attr);
+        nodes
+    }
+
+    /// The node `id`. ESTALE where the kernel has forgotten it, which it does not ask for then.
+    pub fn get(&self, id: u64) -> Result<Rc<Node>, Errno> {
+        self.all.borrow().get(&id).cloned().ok_or(Errno::STALE)
+    }
+
+    /// The node that `fid` was walked to, for a reply that tells the kernel of it.
+    pub fn found(&self, fid: OwnedFid, qid: Qid, attr: &Attr) -> Rc<Node> {
+        let identity = Identity::of(qid, attr);
+        let fid = Rc::new(fid);
+        let known = self.by_identity.borrow().get(&identity).copied();
+        let node = match known.and_then(|id| self.get(id).ok()) {
+            Some(node) => {
+                // The name by which it was reached just now is the one most likely to be still there.
+                *node.fid.borrow_mut() = fid;
+                node
+            }
+            None => self.add(identity, fid),
+        };
+        node.saw(attr);
+        node.told();
+        node
+    }
+
+    fn add(&self, identity: Identity, fid: Rc<OwnedFid>) -> Rc<Node> {
+        let id = self.next.replace(self.next.get() + 1);
+        let node = Rc::new(Node {
+            id,
+            identity,
+            fid: RefCell::new(fid),
+            opened: RefCell::default(),
+            lookups: Cell::new(0),
+            mode: Cell::new(0),
+            gid: Cell::new(0),
+            size: Cell::new(0),
+            cached: Cell::new(0),
+        });
+        self.all.borrow_mut().insert(id, Rc::clone(&node));
+        self.by_identity.borrow_mut().insert(identity, id);
+        node
+    }
+
+    /// FORGET: the kernel has let go of `times` of what it was told. The root stays.
+    pub fn forget(&self, id: u64, times: u64) {
+        let Ok(node) = self.get(id) else { return };
+        let left = node.lookups.get().saturating_sub(times);
+        node.lookups.set(left);
+        if left > 0 || id == ROOT {
+            return;
+        }
+        self.all.borrow_mut().remove(&id);
+        let mut by_identity = self.by_identity.borrow_mut();
+        if by_identity.get(&node.identity) == Some(&id) {
+            by_identity.remove(&node.identity);
+        }
+    }
+}
