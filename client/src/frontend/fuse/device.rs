@@ -25,6 +25,9 @@ const ROOM: usize = MAX_WRITE as usize + size_of::<fuse_in_header>() + size_of::
 /// Pieces in one writev(2), the header among them; the kernel takes 1,024.
 const PIECES: usize = 1000;
 
+/// A request, or the mount's end, which poll(2) shows as an error and nothing else.
+const WAITED_FOR: Interest = Interest::READABLE.add(Interest::ERROR);
+
 /// An open `/dev/fuse` that belongs to a mount.
 pub struct Device {
     fd: AsyncFd<OwnedFd>,
@@ -34,13 +37,13 @@ impl Device {
     /// Takes it into the current runtime's reactor.
     pub fn new(fd: OwnedFd) -> std::io::Result<Device> {
         rustix::io::ioctl_fionbio(&fd, true)?;
-        Ok(Device { fd: sys::register_descriptor(fd, Interest::READABLE)? })
+        Ok(Device { fd: sys::register_descriptor(fd, WAITED_FOR)? })
     }
 
     /// The next request; nothing once the mount has gone.
     pub async fn next(&self, buffers: &mut Buffers) -> std::io::Result<Option<Request>> {
         loop {
-            let mut ready = self.fd.readable().await?;
+            let mut ready = self.fd.ready(WAITED_FOR).await?;
             match ready.try_io(|fd| buffers.read(fd.get_ref()).map_err(Errno::into)) {
                 Err(_not_yet) => continue,
                 Ok(Ok(None)) => return Ok(None),

@@ -33,14 +33,14 @@ const BACKGROUND: u16 = 64;
 const PAGES: u16 = (MAX_WRITE / 4096) as u16;
 
 /// What is wanted of the kernel where it has it. Not wanted: FUSE_WRITEBACK_CACHE, with which a write
-/// succeeds that later fails; FUSE_DONT_MASK, as the kernel's umask is the disk's; FUSE_EXPORT_SUPPORT.
+/// succeeds that later fails; FUSE_ASYNC_DIO, with which a direct read cannot be interrupted, not even
+/// to die; FUSE_DONT_MASK, as the kernel's umask is the disk's; FUSE_EXPORT_SUPPORT.
 const WANTED: u32 = FUSE_ASYNC_READ
     | FUSE_POSIX_LOCKS
     | FUSE_ATOMIC_O_TRUNC
     | FUSE_BIG_WRITES
     | FUSE_FLOCK_LOCKS
     | FUSE_AUTO_INVAL_DATA
-    | FUSE_ASYNC_DIO
     | FUSE_PARALLEL_DIROPS
     | FUSE_MAX_PAGES
     | abi::HANDLE_KILLPRIV_V2
