@@ -16,6 +16,8 @@ use crate::exit;
     name = "qvm-mount-folder",
     version,
     max_term_width = 80,
+    // The later of two counts, so that an alias of a shell's can be overridden.
+    args_override_self = true,
     override_usage = "qvm-mount-folder [OPTIONS] SERVER FOLDER MOUNTPOINT\n       \
                       qvm-mount-folder [OPTIONS] SERVER FOLDER --socket PATH\n       \
                       qvm-mount-folder --list",
@@ -118,6 +120,17 @@ pub struct Cli {
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
 
+    /// Options of mount(8), such as noexec,nosymfollow
+    ///
+    /// A list separated by commas, as in /etc/fstab: ro, noexec, noatime and its like, nosymfollow,
+    /// and msize=SIZE, cache=MODE and others of this program's by name. mount.qvm(8) lists them.
+    #[arg(short, long, value_name = "LIST", action = ArgAction::Append)]
+    pub options: Vec<OsString>,
+
+    /// Mount options that are not known are left out, as mount(8) asks a helper to.
+    #[arg(long, hide = true)]
+    pub sloppy: bool,
+
     /// How long the far end may pause (30 if not given)
     ///
     /// Counted from the far end's first byte: before it, a person may be reading dom0's question,
@@ -131,7 +144,8 @@ pub struct Cli {
         long,
         conflicts_with_all = [
             "server", "folder", "mountpoint", "read_only", "msize", "frontend", "idmap",
-            "coherence", "allow_other", "cache", "via", "socket", "timeout",
+            "coherence", "allow_other", "cache", "via", "socket", "timeout", "options",
+            "sloppy",
         ],
     )]
     pub list: bool,

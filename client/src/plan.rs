@@ -15,11 +15,16 @@ use std::{env, fs, path};
 
 use policy::name::NameError;
 use policy::{Folder, Target, printable};
+use rustix::mount::MountFlags;
 use transport::id::Msize;
 
 use crate::cli::{CacheMode, Cli, FrontEnd, IdMapMode};
 use crate::exit::{Exit, Failure};
-use crate::kernel;
+use crate::frontend::mountinfo::{self, Entry};
+use crate::{kernel, options};
+
+const FOLDER_HINT: &str =
+    "write its whole path as it is in the other qube, such as /home/user/Docs, or its alias there";
 
 /// What a run is to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -53,6 +58,8 @@ pub struct Plan {
     pub fuse: FuseOptions,
     /// Whether only reading is asked for. `service` says so too.
     pub read_only: bool,
+    /// Flags of mount(2) besides reading only and `nosuid,nodev`, which every mount has.
+    pub flags: MountFlags,
     /// Who makes the call.
     pub via: Via,
     /// How long the far end may pause once it has begun to answer.
@@ -148,7 +155,7 @@ pub fn plan(cli: Cli) -> Result<Task, Failure> {
 }
 
 /// [`Plan::aim`] before there is a plan.
-fn aim(cli: &Cli) -> String {
+pub(crate) fn aim(cli: &Cli) -> String {
     let word = |word: &Option<OsString>| {
         printable(word.as_deref().unwrap_or_default().as_bytes()).to_string()
     };
@@ -165,11 +172,12 @@ fn aim(cli: &Cli) -> String {
 fn mount(cli: Cli) -> Result<Plan, Failure> {
     let target = target(cli.server.as_deref().unwrap_or_default())?;
     let folder = Folder::parse(cli.folder.as_deref().unwrap_or_default())
-        .map_err(|error| Failure::new(Exit::Usage, error))?;
+        .map_err(|error| Failure::new(Exit::Usage, error).hint(FOLDER_HINT))?;
     let service = folder.service_with_argument(cli.read_only).map_err(|error| {
         Failure::new(Exit::Usage, &error)
             .hint("give the folder an alias in exports.toml of the other qube, and mount that")
     })?;
+    let flags = options::read(&cli.options, cli.sloppy)?.flags;
     let msize = msize(&cli.msize)?;
     let place = match (cli.socket, cli.mountpoint) {
         (Some(path), _) => Place::Socket(socket(&path)?),
@@ -177,7 +185,7 @@ fn mount(cli: Cli) -> Result<Plan, Failure> {
         (None, None) => return Err(Failure::new(Exit::Usage, "no mount point is given")),
     };
     let via = via(cli.via.as_deref())?;
-    Ok(Plan {
+    let plan = Plan {
         target,
         folder,
         service,
@@ -191,16 +199,35 @@ fn mount(cli: Cli) -> Result<Plan, Failure> {
             allow_other: cli.allow_other,
         },
         read_only: cli.read_only,
+        flags,
         via,
         timeout: Duration::from_secs(cli.timeout.into()),
         verbose: cli.verbose,
-    })
+    };
+    if let Place::MountPoint(path) = &plan.place {
+        unused(&plan, path)?;
+    }
+    Ok(plan)
+}
+
+/// Whether a mount point is free of this program's own mounts. Another one could be covered, as mount(8)
+/// covers it, but two of the same kind at one place are more likely one too many.
+fn unused(plan: &Plan, path: &Path) -> Result<(), Failure> {
+    let Some(entry) = mountinfo::at(path).ok().flatten().filter(Entry::is_ours) else {
+        return Ok(());
+    };
+    let source = printable(entry.source.as_bytes());
+    let already = if entry.source == plan.source() { " already" } else { "" };
+    let why = format!("the mount point is in use: {source} is mounted there{already}");
+    Err(Failure::new(Exit::MountPoint, why)
+        .hint(format!("unmount it first: qvm-mount-folder --unmount {}", shown(path))))
 }
 
 fn target(word: &OsStr) -> Result<Target, Failure> {
     let text = word.to_str().ok_or(NameError::Character);
     text.and_then(str::parse).map_err(|error| {
         Failure::new(Exit::Usage, format!("{} is no qube: {error}", printable(word.as_bytes())))
+            .hint("name the qube as dom0 does, or let dom0 decide with @default")
     })
 }
 
@@ -235,9 +262,7 @@ fn msize(word: &OsStr) -> Result<MsizeChoice, Failure> {
     let bytes = word.to_str().and_then(size).ok_or_else(|| {
         Failure::new(
             Exit::Msize,
-            format!(
-                "--msize {shown} is no size; write auto, a number of bytes, or such as 64K, 1M"
-            ),
+            format!("msize {shown} is no size; write auto, a number of bytes, or such as 64K, 1M"),
         )
         .hint(advice)
     })?;
@@ -245,7 +270,7 @@ fn msize(word: &OsStr) -> Result<MsizeChoice, Failure> {
         let (min, max) = (Msize::MIN, Msize::MAX);
         Failure::new(
             Exit::Msize,
-            format!("--msize {shown} is out of range; it is from {min} to {max} bytes (4K to 1M)"),
+            format!("msize {shown} is out of range; it is from {min} to {max} bytes (4K to 1M)"),
         )
         .hint(advice)
     })
@@ -282,7 +307,7 @@ fn mount_point(path: &Path) -> Result<PathBuf, Failure> {
             unusable("lies below something that is not a folder").hint("name an existing folder")
         }
         _ if is_dead_mount(&error) => unusable("is a mount whose other end is gone")
-            .hint(format!("unmount it first: sudo umount {}", shown(path))),
+            .hint(format!("unmount it first: qvm-mount-folder --unmount {}", shown(path))),
         _ => unusable(&format!("cannot be looked at: {}", text(&error))),
     })?;
     if !metadata.is_dir() {
@@ -337,7 +362,7 @@ fn via(word: Option<&OsStr>) -> Result<Via, Failure> {
     }
     find_program(word).map(Via::Command).ok_or_else(|| {
         let shown = printable(word.as_bytes());
-        Failure::new(Exit::Usage, format!("--via {shown}: no such program"))
+        Failure::new(Exit::Usage, format!("via {shown}: no such program"))
             .hint("name one program, by its path or as found in PATH, without arguments")
     })
 }
@@ -354,10 +379,15 @@ pub(crate) fn find_program(program: &OsStr) -> Option<PathBuf> {
         // The daemon works in another folder.
         return path::absolute(program).ok().filter(runs);
     }
-    let search = env::var_os("PATH")?;
-    env::split_paths(&search)
+    env::split_paths(&search_path())
         .filter_map(|folder| path::absolute(folder.join(program)).ok())
         .find(runs)
+}
+
+/// PATH, or where programs are by custom: mount(8) gives its helpers none.
+pub(crate) fn search_path() -> OsString {
+    const CUSTOM: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    env::var_os("PATH").unwrap_or_else(|| CUSTOM.into())
 }
 
 /// What is in the way, with its article.
@@ -532,7 +562,8 @@ mod tests {
         assert_eq!(
             failure.to_string(),
             "cannot mount wo\\u{1b}rk:/srv on /mnt: wo\\u{1b}rk is no qube: the name of a qube has \
-             only letters, digits, '-', '_' and '.' in it"
+             only letters, digits, '-', '_' and '.' in it\n\
+             hint: name the qube as dom0 does, or let dom0 decide with @default"
         );
     }
 }

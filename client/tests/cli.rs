@@ -109,12 +109,12 @@ fn each_mistake_is_named_with_its_own_code_and_advice() {
     let missing = missing.to_str().unwrap();
     let long = format!("/{}", "x".repeat(200));
     for (code, words, why, hint) in [
-        (2, &["1work", "/srv", "/"][..], "1work is no qube", None),
-        (2, &["@anyvm", "/srv", "/"], "@default", None),
-        (2, &["work", "srv/data", "/"], "relative path", None),
-        (2, &["work", "/srv/../etc", "/"], "'..'", None),
-        (2, &["work", "my media", "/"], "an alias has only", None),
-        (2, &["work", "", "/"], "empty", None),
+        (2, &["1work", "/srv", "/"][..], "1work is no qube", Some("as dom0 does")),
+        (2, &["@anyvm", "/srv", "/"], "@default", Some("as dom0 does")),
+        (2, &["work", "srv/data", "/"], "relative path", Some("whole path")),
+        (2, &["work", "/srv/../etc", "/"], "'..'", Some("whole path")),
+        (2, &["work", "my media", "/"], "an alias has only", Some("whole path")),
+        (2, &["work", "", "/"], "empty", Some("whole path")),
         (2, &["work", &long, "/"], "221 bytes", Some("alias")),
         (2, &["work", "/srv", "/", "--via", "/no/such"], "no such program", Some("PATH")),
         (5, &["work", "/srv", missing, "--via", "local"], "does not exist", Some("mkdir -p")),

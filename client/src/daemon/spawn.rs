@@ -16,7 +16,7 @@ use transport::local::{MessageSocket, runtime_folder, runtime_folder_of};
 
 use super::Pair;
 use crate::exit::{Exit, Failure};
-use crate::plan::Via;
+use crate::plan::{self, Via};
 use crate::sys;
 
 /// How long a daemon may take to start, or an old one to go.
@@ -149,6 +149,7 @@ fn start(pair: &Pair, owner: Owner) -> Result<(), Failure> {
     let mut via = OsString::from(kind);
     via.push(path);
     command.arg("--daemon").arg(&pair.target).arg(via).current_dir("/");
+    command.env("PATH", plan::search_path());
     if owner.uid != rustix::process::geteuid().as_raw() {
         command.env_remove("XDG_RUNTIME_DIR");
     }

@@ -4,7 +4,7 @@
 //! blanks, newlines, backslashes and `#` in them as three octal digits.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -30,6 +30,14 @@ impl Entry {
     pub fn super_option(&self, name: &str) -> Option<&str> {
         let mut options = self.super_options.split(',');
         options.find_map(|option| option.strip_prefix(name)?.strip_prefix('='))
+    }
+
+    /// Whether it looks like a mount of this program's: v9fs over a socket, or FUSE of type
+    /// `fuse.qvm`, from `SERVER:FOLDER`. Its daemon may have gone, so nobody else could tell.
+    pub fn is_ours(&self) -> bool {
+        let v9fs = self.kind == "9p" && self.super_option("trans") == Some("fd");
+        let named = self.source.as_bytes().iter().position(|&byte| byte == b':');
+        (v9fs || self.kind == "fuse.qvm") && named.is_some_and(|at| at > 0)
     }
 }
 
@@ -87,7 +95,6 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
     use std::ffi::OsStr;
-    use std::os::unix::ffi::OsStrExt;
 
     #[test]
     fn lines() {
@@ -106,6 +113,19 @@ mod tests {
         assert_eq!(parse(b"36 35 0:47 / /mnt rw - 9p work:/srv rw").unwrap().options, "rw");
         for line in [&b""[..], b"36 35 0:47 / /mnt rw", b"36 35 x / /mnt rw - 9p a rw"] {
             assert_eq!(parse(line), None);
+        }
+    }
+
+    #[test]
+    fn mounts_of_this_program_are_told_from_others() {
+        for (line, ours) in [
+            (&b"36 35 0:47 / /mnt rw - 9p work:/srv rw,access=client,trans=fd"[..], true),
+            (b"36 35 0:47 / /mnt rw - fuse.qvm work:media rw,user_id=0", true),
+            (b"36 35 0:47 / /mnt rw - 9p work:/srv rw,access=client,trans=virtio", false),
+            (b"36 35 0:47 / /mnt rw - 9p hostshare rw,trans=fd", false),
+            (b"36 35 0:47 / /mnt rw - nfs work:/srv rw", false),
+        ] {
+            assert_eq!(parse(line).unwrap().is_ours(), ours);
         }
     }
 

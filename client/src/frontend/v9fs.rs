@@ -33,7 +33,8 @@ use super::mountinfo;
 use crate::cli::CacheMode;
 use crate::exit::{Exit, Failure};
 use crate::kernel::{self, Version};
-use crate::plan::{MsizeChoice, Place, Plan, find_program};
+use crate::options;
+use crate::plan::{MsizeChoice, Place, Plan, find_program, search_path};
 
 /// A kernel that has v9fs, and the right to use it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -210,7 +211,7 @@ impl V9fs {
     ) -> Result<(), Failure> {
         let options = CString::new(self.options(socket.as_raw_fd(), msize))
             .expect("nothing in the options has a NUL");
-        let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+        let mut flags = plan.flags | MountFlags::NOSUID | MountFlags::NODEV;
         flags.set(MountFlags::RDONLY, plan.read_only);
         rustix::mount::mount(plan.source(), mount_point, "9p", flags, Some(options.as_c_str()))
             .map_err(|errno| refused(errno, mount_point))
@@ -225,13 +226,16 @@ impl V9fs {
         msize: Msize,
     ) -> Result<(), Failure> {
         let access = if plan.read_only { "ro" } else { "rw" };
+        let mut options = format!("{access},nosuid,nodev");
+        options::names(plan.flags).for_each(|name| options = format!("{options},{name}"));
         let output = Command::new(sudo)
             .args(["--", "mount", "-i", "-c", "-t", "9p", "-o"])
-            .arg(format!("{access},nosuid,nodev,{}", self.options(0, msize)))
+            .arg(format!("{options},{}", self.options(0, msize)))
             .args([plan.source().as_os_str(), mount_point.as_os_str()])
             // A password is asked for on the terminal itself. What is printed is searched for
             // words, so they are to be the untranslated ones.
             .env("LC_ALL", "C")
+            .env("PATH", search_path())
             .stdin(Stdio::from(socket))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -258,6 +262,12 @@ impl V9fs {
                 Failure::new(Exit::Other, "mounting succeeded, but the mount cannot be seen here")
                     .hint("this happens where sudo works in a mount namespace of its own")
             })?;
+        // An old mount(8) hands a flag that it does not know to v9fs, which may not mind it.
+        let has = |name: &str| entry.options.split(',').any(|option| option == name);
+        if let Some(name) = options::shown(plan.flags).find(|name| !has(name)) {
+            let why = format!("mount option {name} is not known to this system's mount or kernel");
+            return Err(Failure::new(Exit::Usage, why).hint("leave it away"));
+        }
         let attributes = rustix::fs::statx(
             rustix::fs::CWD,
             mount_point,
@@ -297,6 +307,7 @@ impl V9fs {
                 let _ = Command::new(sudo)
                     .args(["-n", "--", "umount", "-i", "-l"])
                     .arg(mount_point)
+                    .env("PATH", search_path())
                     .stdin(Stdio::null())
                     .stdout(Stdio::null())
                     .stderr(Stdio::null())
