@@ -6,9 +6,31 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Parser, ValueEnum};
+use clap::{ArgAction, ArgGroup, Parser, ValueEnum};
 
 use crate::exit;
+
+/// What is done instead of mounting.
+const OTHERS: [&str; 5] = ["list", "watch", "unmount", "recent_servers", "daemon"];
+
+/// What only mounting has a use for.
+const MOUNTING: [&str; 15] = [
+    "server",
+    "folder",
+    "mountpoint",
+    "read_only",
+    "msize",
+    "frontend",
+    "idmap",
+    "coherence",
+    "allow_other",
+    "cache",
+    "options",
+    "sloppy",
+    "via",
+    "socket",
+    "timeout",
+];
 
 /// Mount a folder of another qube.
 #[derive(Clone, PartialEq, Eq, Debug, Parser)]
@@ -16,11 +38,12 @@ use crate::exit;
     name = "qvm-mount-folder",
     version,
     max_term_width = 80,
+    group = ArgGroup::new("looking").multiple(true),
     // The later of two counts, so that an alias of a shell's can be overridden.
     args_override_self = true,
     override_usage = "qvm-mount-folder [OPTIONS] SERVER FOLDER MOUNTPOINT\n       \
                       qvm-mount-folder [OPTIONS] SERVER FOLDER --socket PATH\n       \
-                      qvm-mount-folder --list",
+                      qvm-mount-folder --list | --watch | --unmount MOUNTPOINT",
     long_about = "Mount a folder of another qube.\n\n\
         The folder appears at MOUNTPOINT when the command returns, and stays until `umount \
         MOUNTPOINT`. dom0's policy decides about every folder, and usually asks. All mounts \
@@ -31,19 +54,19 @@ pub struct Cli {
     /// The qube that has the folder
     ///
     /// A qube's name, or `@default`, `@dispvm` or `@dispvm:QUBE`, which dom0 resolves.
-    #[arg(value_name = "SERVER", required_unless_present_any = ["list", "daemon"])]
+    #[arg(value_name = "SERVER", required_unless_present_any = OTHERS)]
     pub server: Option<OsString>,
 
     /// The folder: its path there, or an alias
     ///
     /// An absolute path in the other qube, or an alias that its exports.toml defines.
-    #[arg(value_name = "FOLDER", required_unless_present_any = ["list", "daemon"])]
+    #[arg(value_name = "FOLDER", required_unless_present_any = OTHERS)]
     pub folder: Option<OsString>,
 
     /// An existing folder here, where it appears
     #[arg(
         value_name = "MOUNTPOINT",
-        required_unless_present_any = ["socket", "list", "daemon"],
+        required_unless_present_any = ["socket", "list", "watch", "unmount", "recent_servers", "daemon"],
         conflicts_with = "socket",
     )]
     pub mountpoint: Option<PathBuf>,
@@ -106,10 +129,11 @@ pub struct Cli {
     #[arg(hide_possible_values = true)]
     pub cache: CacheMode,
 
-    /// Make the call with COMMAND, or `local`, not qrexec
+    /// Without qrexec: by COMMAND, `ssh`, or `local`
     ///
     /// COMMAND is run as `COMMAND SERVER SERVICE+ARGUMENT`, with the channel on its stdin and
-    /// stdout, in place of qrexec-client-vm. `local` starts the service on this machine.
+    /// stdout, in place of qrexec-client-vm. `ssh` runs `ssh SERVER qvm-folder-server
+    /// SERVICE+ARGUMENT`; it cannot ask for a password. `local` starts the service on this machine.
     #[arg(long, value_name = "COMMAND")]
     pub via: Option<OsString>,
 
@@ -136,22 +160,46 @@ pub struct Cli {
     /// Counted from the far end's first byte: before it, a person may be reading dom0's question,
     /// or the qube may be starting.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, hide_default_value = true)]
+    #[arg(hide_short_help = true)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub timeout: u32,
 
     /// Show the mounts and what they use
-    #[arg(
-        long,
-        conflicts_with_all = [
-            "server", "folder", "mountpoint", "read_only", "msize", "frontend", "idmap",
-            "coherence", "allow_other", "cache", "via", "socket", "timeout", "options",
-            "sloppy",
-        ],
-    )]
+    ///
+    /// For each mount: the largest 9P message (MSIZE), bytes sent and received, requests that wait
+    /// for an answer now, and the time that half and 99 of a hundred took at most. For each channel:
+    /// the process of its call, its daemon, and bytes a second. With --verbose: where the logs are.
+    #[arg(long, group = "looking", conflicts_with_all = MOUNTING)]
     pub list: bool,
 
+    /// The same as JSON
+    ///
+    /// qvm-mount-folder(1) says what it has in it.
+    #[arg(long, requires = "looking", hide_short_help = true)]
+    pub json: bool,
+
+    /// The same again and again, every 2 s if not said
+    ///
+    /// `q` or Ctrl-C ends it.
+    #[arg(long, group = "looking", conflicts_with_all = MOUNTING, value_name = "SECONDS")]
+    #[arg(num_args = 0..=1, default_missing_value = "2")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub watch: Option<u64>,
+
+    /// Unmount a folder, as umount does
+    #[arg(long, value_name = "PATH", conflicts_with_all = MOUNTING)]
+    #[arg(conflicts_with_all = ["list", "watch"])]
+    pub unmount: Option<PathBuf>,
+
+    /// Print the qubes that were mounted from, the last one first, for completions.
+    #[arg(long, hide = true, conflicts_with_all = MOUNTING)]
+    pub recent_servers: bool,
+
     /// Say what is done; twice: say more
-    #[arg(short, long, action = ArgAction::Count)]
+    ///
+    /// QVM_MOUNT_FOLDER_LOG=error, warning, info or debug in the environment does the same. The
+    /// daemon that a first mount starts has the same level.
+    #[arg(short, long, action = ArgAction::Count, hide_short_help = true)]
     pub verbose: u8,
 
     /// The channel daemon's own entry; its words are the daemon's business.

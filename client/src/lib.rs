@@ -16,8 +16,14 @@ pub mod exit;
 pub mod frontend;
 pub mod helper;
 pub mod kernel;
+pub mod log;
 pub mod mount;
 pub mod options;
 pub mod plan;
+pub mod recent;
+#[cfg(test)]
+#[path = "../tests/snapshot/mod.rs"]
+mod snapshot;
 pub mod status;
 mod sys;
+pub mod unmount;

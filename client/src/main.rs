@@ -10,7 +10,7 @@ use client::daemon::spawn;
 use client::exit::{Exit, Failure};
 use client::helper::{self, Helper};
 use client::plan::{self, Task};
-use client::{mount, options, status};
+use client::{log, mount, options, recent, status, unmount};
 
 fn main() -> ExitCode {
     let name = std::env::args_os().next().unwrap_or_default();
@@ -39,6 +39,7 @@ fn as_helper() -> ExitCode {
         }
     };
     let mount = || {
+        log::set(log::Level::of(words.verbose), false);
         helper::enter(&words)?;
         let plan = helper::plan(&words)?;
         if words.fake { Ok(()) } else { mount::run(&plan) }
@@ -53,10 +54,15 @@ fn as_helper() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
+    log::set(log::Level::of(cli.verbose), false);
     match plan::plan(cli)? {
         Task::Mount(plan) => mount::run(&plan),
-        Task::List => status::print(&status::mounts(), &mut std::io::stdout())
-            .map_err(|error| Failure::new(Exit::Other, format!("cannot write: {error}"))),
+        Task::List(show) => status::run(show),
+        Task::Unmount(path) => unmount::run(&path),
+        Task::RecentServers => {
+            recent::servers().iter().for_each(|server| println!("{server}"));
+            Ok(())
+        }
         Task::Daemon(words) => spawn::daemon(&words),
     }
 }

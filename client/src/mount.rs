@@ -5,13 +5,13 @@
 //! connection to the daemon. Its end takes back whatever had not become a mount.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, IsTerminal};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use policy::printable;
 use rustix::io::Errno;
@@ -24,10 +24,13 @@ use crate::daemon::spawn;
 use crate::exit::{Exit, Failure};
 use crate::frontend::choice::Choice;
 use crate::frontend::fuse::{Fuse, Settings};
-use crate::plan::{Place, Plan};
+use crate::plan::{Place, Plan, Via};
+use crate::{log, recent};
 
 /// How long the far end may be silent before the person is told what is waited for.
 const SILENCE: Duration = Duration::from_millis(1500);
+/// How long the daemon may take for its first word, which it says before anybody is asked.
+const FIRST_WORD: Duration = Duration::from_secs(10);
 /// How often a daemon that was just leaving is asked again.
 const TRIES: usize = 5;
 
@@ -71,6 +74,7 @@ fn mount(plan: &Plan, mount_point: &Path) -> Result<(), Failure> {
             let mounted = v9fs.mount(plan, fd, given.limit);
             let mounted = mounted.map_err(|failure| reason(failure, &given.socket))?;
             tell(&given.socket, mount_point, choice.name(), None);
+            log::debug(format_args!("msize {}, cache mode {}", mounted.msize, mounted.cache));
             mounted.warnings
         }
         Choice::Fuse(fuse) => {
@@ -80,11 +84,10 @@ fn mount(plan: &Plan, mount_point: &Path) -> Result<(), Failure> {
         }
     };
     for warning in &warnings {
-        eprintln!("warning: {warning}");
+        log::warning(format_args!("warning: {warning}"));
     }
-    if plan.verbose > 0 {
-        eprintln!("{} of {} is on {}", plan.folder, given.qube, shown(mount_point));
-    }
+    log::info(format_args!("{} of {} is on {}", plan.folder, given.qube, shown(mount_point)));
+    recent::note(&plan.target);
     Ok(())
 }
 
@@ -103,6 +106,7 @@ fn offer(plan: &Plan, path: &Path) -> Result<(), Failure> {
     let _name = Named(path);
     let given = stream(plan, plan.asked_msize(), Some(listener.into()), None)?;
     tell(&given.socket, path, "socket", None);
+    recent::note(&plan.target);
     eprintln!("9P2000.L of {}:{} at {}", given.qube, plan.folder, shown(path));
     let ended = wait(given.socket);
     match ended {
@@ -197,9 +201,9 @@ fn stream(
         fuse,
     });
     let request = Request { form: FORM, want };
-    let lost = || Failure::new(Exit::Other, "the channel daemon ended unexpectedly");
     for _ in 0..TRIES {
         let socket = spawn::connect(&pair)?;
+        log::debug(format_args!("the channel daemon's log is {}", spawn::log_of(&pair)));
         if control::send(&socket, &request, listener.as_ref()).is_err() {
             continue;
         }
@@ -209,39 +213,105 @@ fn stream(
             None => continue,
         }
     }
-    Err(lost())
+    let why = format!("the channel daemon ended without a word, {TRIES} times");
+    Err(Failure::new(Exit::Other, why).hint(format!("its log is {}", spawn::log_of(&pair))))
 }
 
 /// Listens to the daemon until there is a stream; nothing where it left without a word.
 fn conversation(plan: &Plan, socket: MessageSocket) -> Result<Option<Given>, Failure> {
-    let lost = |errno: Errno| Failure::new(Exit::Other, format!("the channel daemon: {errno}"));
-    socket.set_timeout(SILENCE).map_err(lost)?;
-    let mut waiting = None;
+    let process = socket.peer_process().map_or(0, |pid| pid.as_raw_nonzero().get());
+    let lost = |errno: Errno| {
+        let why = match errno {
+            Errno::PROTO => format!(
+                "the channel daemon (process {process}) is broken: it answers \
+                                     what is not to be understood"
+            ),
+            Errno::AGAIN => format!("the channel daemon (process {process}) does not answer"),
+            Errno::PIPE => "the channel daemon ended before there was a stream".to_owned(),
+            errno => format!("the channel daemon (process {process}): {errno}"),
+        };
+        let hint = match errno {
+            Errno::PIPE => "see its log, which `qvm-mount-folder --list -v` names; try again",
+            _ => "end it, which ends its mounts, and try again",
+        };
+        Failure::new(Exit::Other, why).hint(hint)
+    };
+    let begun = Instant::now();
+    let mut progress = Progress::default();
+    let mut waiting = false;
     loop {
+        let pause = if waiting { progress.pause() } else { FIRST_WORD };
+        socket.set_timeout(pause).map_err(lost)?;
         let (event, mut fds) = match control::receive::<Event>(&socket) {
             Ok(Some(received)) => received,
             // Reset: it had the connection, and left before it took it or read what was asked.
-            Ok(None) | Err(Errno::CONNRESET) if waiting.is_none() => return Ok(None),
+            Ok(None) | Err(Errno::CONNRESET) if !waiting => return Ok(None),
             Ok(None) => return Err(lost(Errno::PIPE)),
-            Err(Errno::AGAIN) => {
-                eprintln!(
-                    "waiting for {}: dom0 may be asking, or the qube starting (Ctrl-C ends it)",
-                    plan.target
-                );
-                socket.set_timeout(Duration::from_secs(3600 * 24)).map_err(lost)?;
+            Err(Errno::AGAIN) if waiting => {
+                progress.show(plan, begun.elapsed());
                 continue;
             }
             Err(errno) => return Err(lost(errno)),
         };
+        progress.clear();
         match event {
-            Event::Waiting(target) => waiting = Some(target),
+            Event::Waiting(_) => waiting = true,
             Event::Remote(lines) => eprint!("{lines}"),
             Event::Failed(failure) => return Err(failure),
             Event::Ready { msize, qube } => {
                 return Ok(Some(Given { socket, fd: fds.pop(), limit: msize, qube }));
             }
-            Event::Mount(_) => return Err(lost(Errno::PROTO)),
+            Event::Mount(_) | Event::Channel(_) => return Err(lost(Errno::PROTO)),
         }
+    }
+}
+
+/// What the person is told while nothing comes: on a terminal one line that is written anew each second,
+/// elsewhere one line.
+#[derive(Default)]
+struct Progress {
+    shown: bool,
+    /// A line stands on the terminal that is to go.
+    line: bool,
+}
+
+impl Progress {
+    /// How long to listen before it is shown (again).
+    fn pause(&self) -> Duration {
+        match (self.shown, std::io::stderr().is_terminal()) {
+            (false, _) => SILENCE,
+            (true, true) => Duration::from_secs(1),
+            (true, false) => Duration::from_secs(3600 * 24),
+        }
+    }
+
+    fn show(&mut self, plan: &Plan, time: Duration) {
+        let target = &plan.target;
+        let what = match plan.via {
+            Via::Qrexec(_) | Via::Command(_) => "dom0 may be asking, or the qube starting",
+            Via::Ssh(_) => "ssh is connecting",
+            Via::Local => "the service is starting",
+        };
+        let text = format!("waiting for {target}: {what} (Ctrl-C ends it)");
+        if std::io::stderr().is_terminal() {
+            eprint!("\r\x1b[K{text} {} s", time.as_secs());
+            self.line = true;
+        } else if !self.shown {
+            eprintln!("{text}");
+        }
+        self.shown = true;
+    }
+
+    fn clear(&mut self) {
+        if std::mem::take(&mut self.line) {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 

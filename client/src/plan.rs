@@ -21,6 +21,7 @@ use transport::id::Msize;
 use crate::cli::{CacheMode, Cli, FrontEnd, IdMapMode};
 use crate::exit::{Exit, Failure};
 use crate::frontend::mountinfo::{self, Entry};
+use crate::status::Show;
 use crate::{kernel, options};
 
 const FOLDER_HINT: &str =
@@ -32,7 +33,11 @@ pub enum Task {
     /// Mount a folder, or offer it at a socket.
     Mount(Plan),
     /// Show what is mounted.
-    List,
+    List(Show),
+    /// Unmount what is there.
+    Unmount(PathBuf),
+    /// Print whom was mounted from.
+    RecentServers,
     /// Be the channel daemon; its words, unread.
     Daemon(Vec<OsString>),
 }
@@ -108,6 +113,20 @@ pub enum Via {
     /// A program in qrexec-client-vm's place, at this absolute path, run as
     /// `PROGRAM TARGET SERVICE+ARGUMENT`.
     Command(PathBuf),
+    /// ssh, at this absolute path, run as `ssh HOST qvm-folder-server SERVICE+ARGUMENT`.
+    Ssh(PathBuf),
+}
+
+/// As people know it; safe to print.
+impl std::fmt::Display for Via {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Via::Qrexec(_) => f.write_str("qrexec"),
+            Via::Local => f.write_str("local"),
+            Via::Ssh(_) => f.write_str("ssh"),
+            Via::Command(path) => shown(path).fmt(f),
+        }
+    }
 }
 
 impl Plan {
@@ -147,8 +166,15 @@ pub fn plan(cli: Cli) -> Result<Task, Failure> {
     if let Some(words) = cli.daemon {
         return Ok(Task::Daemon(words));
     }
-    if cli.list {
-        return Ok(Task::List);
+    if cli.list || cli.watch.is_some() {
+        let (json, watch) = (cli.json, cli.watch);
+        return Ok(Task::List(Show { json, watch, verbose: cli.verbose > 0 }));
+    }
+    if let Some(path) = cli.unmount {
+        return Ok(Task::Unmount(path));
+    }
+    if cli.recent_servers {
+        return Ok(Task::RecentServers);
     }
     let what = aim(&cli);
     mount(cli).map(Task::Mount).map_err(|failure| failure.what(what))
@@ -185,6 +211,10 @@ fn mount(cli: Cli) -> Result<Plan, Failure> {
         (None, None) => return Err(Failure::new(Exit::Usage, "no mount point is given")),
     };
     let via = via(cli.via.as_deref())?;
+    if matches!(via, Via::Ssh(_)) && target.qube().is_none() && target.as_str().starts_with('@') {
+        let why = format!("{target} is dom0's to resolve, and ssh does not ask dom0");
+        return Err(Failure::new(Exit::Usage, why).hint("name a host that ssh knows"));
+    }
     let plan = Plan {
         target,
         folder,
@@ -359,6 +389,12 @@ fn via(word: Option<&OsStr>) -> Result<Via, Failure> {
     };
     if word == "local" {
         return Ok(Via::Local);
+    }
+    if word == "ssh" {
+        return find_program(word).map(Via::Ssh).ok_or_else(|| {
+            Failure::new(Exit::Usage, "via ssh: ssh is not installed")
+                .hint("install the package openssh-client")
+        });
     }
     find_program(word).map(Via::Command).ok_or_else(|| {
         let shown = printable(word.as_bytes());
@@ -554,6 +590,14 @@ mod tests {
         assert_eq!(failure.exit, Exit::Usage);
         let failure = task(&["work", "/srv", "/", "--via", "/etc/passwd"]).unwrap_err();
         assert!(failure.why.contains("no such program"));
+    }
+
+    #[test]
+    fn ssh_takes_hosts_and_no_keywords() {
+        let failure = task(&["@default", "/srv", "/", "--via", "ssh"]).unwrap_err();
+        assert!(failure.why.contains("dom0's to resolve"), "{failure}");
+        let plan = plan_for(&["host.example.org", "/srv", "/", "--via", "ssh"]);
+        assert!(matches!(plan.via, Via::Ssh(path) if path.is_absolute()));
     }
 
     #[test]

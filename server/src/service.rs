@@ -102,6 +102,9 @@ impl ServiceError {
     }
 }
 
+/// The client's name where it comes by ssh, for the rules of exports too.
+pub const SSH: &str = "ssh";
+
 /// Who calls, and for what.
 #[derive(Clone, Debug)]
 pub struct Caller {
@@ -112,16 +115,22 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Reads the environment that qrexec gives a service. Where there is none, as over ssh, the call
-    /// is the command's `word`, `SERVICE+ARGUMENT`, and the client has no name.
+    /// Reads the environment that qrexec gives a service. Where there is none, but sshd's, the call is the
+    /// command's `word`, `SERVICE+ARGUMENT`, and the client is called [`SSH`]: whoever logs in by ssh is
+    /// this qube's own person.
     pub fn from_environment(word: Option<OsString>) -> Result<Caller, ServiceError> {
+        let by_ssh = std::env::var_os("SSH_CONNECTION").is_some()
+            && std::env::var_os("QREXEC_REMOTE_DOMAIN").is_none();
         let name = match (std::env::var_os("QREXEC_SERVICE_FULL_NAME"), word) {
-            (Some(name), _) => name,
-            (None, Some(word)) if word.as_bytes().contains(&b'+') => word,
-            (None, _) => return Err(ServiceError::NotACall("QREXEC_SERVICE_FULL_NAME")),
+            (Some(name), _) if !by_ssh => name,
+            (_, Some(word)) if by_ssh && word.as_bytes().contains(&b'+') => word,
+            _ => return Err(ServiceError::NotACall("QREXEC_SERVICE_FULL_NAME")),
         };
-        let client = std::env::var("QREXEC_REMOTE_DOMAIN")
-            .map_err(|_| ServiceError::NotACall("QREXEC_REMOTE_DOMAIN"))?;
+        let client = match std::env::var("QREXEC_REMOTE_DOMAIN") {
+            Ok(client) => client,
+            Err(_) if by_ssh => SSH.to_owned(),
+            Err(_) => return Err(ServiceError::NotACall("QREXEC_REMOTE_DOMAIN")),
+        };
         let client = client.parse().map_err(|_| ServiceError::Client)?;
         Ok(Caller { client, call: Call::parse(name.as_bytes())? })
     }

@@ -3,7 +3,8 @@
 //! `qrexec-client-vm TARGET SERVICE+ARGUMENT` uses its own stdin and stdout as the channel and makes
 //! them non-blocking, so it gets two socketpairs whose other ends are ours alone (QREXEC
 //! documentation; `qrexec-client-vm.c`). Another command takes its place with `--via`; `--via local`
-//! starts the service itself, with the environment that the qrexec agent would give it.
+//! starts the service itself, with the environment that the qrexec agent would give it; `--via ssh` has
+//! sshd start it on another host.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,7 +17,7 @@ use tokio::process::{Child, ChildStderr, Command};
 
 use crate::plan::Via;
 
-/// The service's program, for `--via local`.
+/// The service's program, for `--via local` and `--via ssh`.
 const SERVICE: &str = "qvm-folder-server";
 /// Bytes of the socket buffers that the channel's processes read from and write to.
 const BUFFER: usize = 256 * 1024;
@@ -26,7 +27,7 @@ const PARTING: Duration = Duration::from_millis(500);
 /// The program that a call starts, for people too.
 pub fn program(via: &Via) -> PathBuf {
     match via {
-        Via::Qrexec(program) | Via::Command(program) => program.clone(),
+        Via::Qrexec(program) | Via::Command(program) | Via::Ssh(program) => program.clone(),
         Via::Local => beside(SERVICE),
     }
 }
@@ -64,6 +65,10 @@ impl Call {
             }
             Via::Qrexec(_) | Via::Command(_) => {
                 command.arg(target).arg(service);
+            }
+            Via::Ssh(_) => {
+                // A target has nothing in it that ssh or a shell there would take for more than a word.
+                command.arg(target).arg(SERVICE).arg(service);
             }
         }
         let mut child = command

@@ -12,7 +12,9 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
+use policy::printable;
 use tokio::sync::{mpsc, oneshot, watch};
 use transport::id::Msize;
 use transport::mux::Reason;
@@ -22,6 +24,7 @@ use transport::relay::mailbox::Sender;
 use transport::stats::StreamStats;
 
 use super::call::{Call, Ends};
+use crate::log;
 
 /// How far a channel has come.
 #[derive(Clone, Debug)]
@@ -65,8 +68,23 @@ pub struct Channel {
     openings: RefCell<HashMap<LinkId, Opening>>,
     /// Streams that are open: told when one has ended, and why, in words.
     ended: RefCell<HashMap<LinkId, oneshot::Sender<String>>>,
+    /// Streams whose 9P client gets errors only, and why; escaped.
+    lost: RefCell<HashMap<LinkId, String>>,
+    counted: RefCell<Counted>,
     next: Cell<u64>,
     given_up: Cell<bool>,
+    /// The process that carries it.
+    pub process: Option<u32>,
+    /// When the call was made.
+    pub since: Instant,
+}
+
+/// What the streams of a channel have moved.
+#[derive(Default)]
+struct Counted {
+    open: Vec<Arc<StreamStats>>,
+    /// Bytes sent and received by those that have ended.
+    past: (u64, u64),
 }
 
 /// A stream that is open. Closed when dropped.
@@ -88,13 +106,18 @@ impl Channel {
         let (notices, inbox) = mpsc::unbounded_channel();
         let commands = data_plane(ends, notices)?;
         let (progress, stage) = watch::channel(Stage::Calling);
+        let process = call.pid();
         let channel = Rc::new(Channel {
             commands,
             stage,
             openings: RefCell::default(),
             ended: RefCell::default(),
+            lost: RefCell::default(),
+            counted: RefCell::default(),
             next: Cell::new(1),
             given_up: Cell::new(false),
+            process,
+            since: Instant::now(),
         });
         tokio::task::spawn_local(dispatch(Rc::clone(&channel), inbox, progress, call));
         Ok(channel)
@@ -103,6 +126,29 @@ impl Channel {
     /// Whether streams can still be asked for.
     pub fn is_alive(&self) -> bool {
         !self.given_up.get() && !matches!(*self.stage.borrow(), Stage::Ended(_))
+    }
+
+    /// Bytes of 9P sent and received by all streams so far.
+    pub fn bytes(&self) -> (u64, u64) {
+        let counted = self.counted.borrow();
+        counted
+            .open
+            .iter()
+            .map(|stats| stats.read())
+            .fold(counted.past, |sum, reading| (sum.0 + reading.sent, sum.1 + reading.received))
+    }
+
+    /// Why it has ended, in words, if it has; escaped.
+    pub fn why_lost(&self) -> Option<String> {
+        match &*self.stage.borrow() {
+            Stage::Ended(ended) => Some(printable(ended.why.to_string().as_bytes()).to_string()),
+            _ => None,
+        }
+    }
+
+    /// Why nothing comes of a stream any more, in words, where that is so; escaped.
+    pub fn why_stream_lost(&self, id: LinkId) -> Option<String> {
+        self.lost.borrow().get(&id).cloned().or_else(|| self.why_lost())
     }
 
     /// Waits for the end, and says how it came.
@@ -134,6 +180,7 @@ impl Channel {
         self.ended.borrow_mut().insert(id, end);
         let mut stream = Stream { channel: Rc::clone(self), id, limit, stats, ended };
         let stats = Arc::clone(&stream.stats);
+        self.counted.borrow_mut().open.push(Arc::clone(&stats));
         self.commands.send(Command::Open { id, right, limit, fd, stats });
         stream.limit = opened.await.unwrap_or(Err(NoStream::Channel))?;
         Ok(stream)
@@ -156,9 +203,10 @@ impl Channel {
             Notice::Opened(id, limit) => self.opened(id, Ok(limit)),
             Notice::Refused(id, reason) => self.opened(id, Err(NoStream::Refused(reason))),
             Notice::Ended(id, why) => self.closed(id, why.to_string()),
-            Notice::Closed(_, reason) => {
-                let text = reason.to_string();
-                eprintln!("the other qube ended a mount: {}", policy::printable(text.as_bytes()));
+            Notice::Closed(id, reason) => {
+                let text = printable(reason.to_string().as_bytes()).to_string();
+                log::warning(format_args!("the other qube ended a mount: {text}"));
+                self.lost.borrow_mut().insert(id, text);
             }
             // dispatch's own.
             Notice::Lost(_) => {}
@@ -183,6 +231,12 @@ impl Drop for Stream {
     fn drop(&mut self) {
         self.channel.openings.borrow_mut().remove(&self.id);
         self.channel.ended.borrow_mut().remove(&self.id);
+        self.channel.lost.borrow_mut().remove(&self.id);
+        let mut counted = self.channel.counted.borrow_mut();
+        let last = self.stats.read();
+        counted.open.retain(|stats| !Arc::ptr_eq(stats, &self.stats));
+        counted.past = (counted.past.0 + last.sent, counted.past.1 + last.received);
+        drop(counted);
         self.channel.commands.send(Command::Close(self.id));
     }
 }
@@ -219,6 +273,7 @@ async fn dispatch(
             Some(call) => call.end().await,
             None => None,
         };
+        log::info(format_args!("the channel has ended: {}", printable(why.to_string().as_bytes())));
         progress.send_replace(Stage::Ended(Ended { why: Arc::new(why), exit }));
         channel.openings.borrow_mut().clear();
     }

@@ -4,7 +4,9 @@
 //! of it comes back as events, the last of which is not [`Event::Waiting`] or [`Event::Remote`]. Behind
 //! [`Event::Ready`] there may be an [`Event::Failed`] yet, where the far end stopped before a mount. The
 //! connection's end takes back what had not become a mount. Both ends are the same program of the same
-//! person, perhaps of different versions, so the first thing said is the version.
+//! person, perhaps of different versions, so the first thing said is the version: [`Request`] keeps its
+//! field `form` and [`Event`] its variant `Failed` in every version, and the rest is read only by who has
+//! the same.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::{Rc, Weak};
@@ -15,7 +17,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use transport::local::MessageSocket;
 
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::frontend::fuse;
 use crate::sys;
 
@@ -31,6 +33,13 @@ pub struct Request {
     pub want: Want,
 }
 
+/// What every version can read of a request.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Form {
+    /// [`FORM`] of whoever asks.
+    pub form: u32,
+}
+
 /// The kinds of request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Want {
@@ -39,7 +48,8 @@ pub enum Want {
     /// becomes a 9P session of its own while this connection lasts. For a FUSE mount no descriptor is
     /// given, and the mount's own is expected with [`Mounted`].
     Stream(Stream),
-    /// The mounts, which together may be too long for a message: any number of [`Event::Mount`], then the connection's end.
+    /// What there is, which may be too long for one message: the channel, any number of
+    /// [`Event::Mount`], then the connection's end.
     List,
 }
 
@@ -78,6 +88,8 @@ pub enum Event {
     },
     /// There will be no stream.
     Failed(Failure),
+    /// The daemon and its channel.
+    Channel(ChannelReport),
     /// One of the mounts.
     Mount(Mount),
 }
@@ -94,8 +106,10 @@ pub struct Mounted {
 /// A mount that is there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Mount {
-    /// The server qube.
+    /// The server qube, as it was asked for.
     pub server: String,
+    /// The qube that it is, by its own word.
+    pub qube: String,
     /// The folder in it.
     pub folder: String,
     /// Where it is mounted; the socket's path for the socket front end.
@@ -114,6 +128,39 @@ pub struct Mount {
     pub received: u64,
     /// Requests that somebody waits for now.
     pub in_flight: u32,
+    /// Microseconds that half of the requests took at most.
+    pub p50: Option<u64>,
+    /// The same for 99 of a hundred.
+    pub p99: Option<u64>,
+    /// Why it does not work any more; escaped.
+    pub lost: Option<String>,
+}
+
+/// A daemon and its channel.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ChannelReport {
+    /// The server qube, as it was asked for.
+    pub server: String,
+    /// The qube that it is, by its own word; empty before it has said it.
+    pub qube: String,
+    /// How it is reached: `qrexec`, `local`, `ssh`, or a program's path.
+    pub via: String,
+    /// The daemon's process.
+    pub daemon: u32,
+    /// The process that carries the call, while there is one.
+    pub process: Option<u32>,
+    /// Milliseconds since the call was made.
+    pub age: u64,
+    /// Bytes of 9P sent.
+    pub sent: u64,
+    /// Bytes of 9P received.
+    pub received: u64,
+    /// How far it is: `calling`, `ok`, `lost` or `none`.
+    pub state: String,
+    /// Why it was lost; escaped.
+    pub why: Option<String>,
+    /// Where the daemon's messages go: a file, or `journal`.
+    pub log: String,
 }
 
 /// A [`MessageSocket`] in the daemon's reactor.
@@ -150,6 +197,19 @@ impl Connection {
         Some((serde_json::from_slice(&message.bytes).ok()?, message.fds))
     }
 
+    /// The next request; the error is what to say to one of another version, or nothing.
+    pub async fn request(&self) -> Result<(Request, Vec<OwnedFd>), Option<Failure>> {
+        let receive = |socket: &MessageSocket| socket.receive().map_err(Errno::into);
+        let received: std::io::Result<_> = self.0.async_io(Interest::READABLE, receive).await;
+        let message = received.map_err(|_| None)?;
+        let form = serde_json::from_slice::<Form>(&message.bytes).map_err(|_| None)?;
+        if form.form != FORM {
+            return Err(Some(other_version()));
+        }
+        let request = serde_json::from_slice(&message.bytes).map_err(|_| None)?;
+        Ok((request, message.fds))
+    }
+
     /// Sends a message; an end that has gone hears nothing.
     pub async fn send<T: Serialize>(&self, message: &T, fd: Option<BorrowedFd<'_>>) {
         let Ok(bytes) = serde_json::to_vec(message) else { return };
@@ -163,6 +223,13 @@ impl Connection {
         let accept = |socket: &MessageSocket| socket.accept().map_err(Errno::into);
         Connection::new(self.0.async_io(Interest::READABLE, accept).await?)
     }
+}
+
+/// A daemon or a command of another version.
+pub fn other_version() -> Failure {
+    let why = "the mounts of this qube are held by a daemon of another version of this program";
+    Failure::new(Exit::Other, why)
+        .hint("unmount all that --list of that version shows, and mount again")
 }
 
 /// Sends a message from the command line's side.

@@ -10,8 +10,10 @@ use transport::mux::preface::PrefaceError;
 use transport::mux::{Code, Reason};
 use transport::relay::channel::ChannelEnd;
 
+use super::call;
 use super::channel::Ended;
 use crate::exit::{Exit, Failure};
+use crate::plan::Via;
 
 /// Why a stream that the far end refused is not there.
 pub fn refused(server: &str, folder: &str, reason: &Reason) -> Failure {
@@ -28,7 +30,7 @@ pub fn refused(server: &str, folder: &str, reason: &Reason) -> Failure {
 }
 
 /// Why a channel that has ended never brought a stream.
-pub fn ended(server: &str, program: &str, folder: &str, ended: &Ended) -> Failure {
+pub fn ended(server: &str, via: &Via, folder: &str, ended: &Ended) -> Failure {
     let exit = ended.exit.unwrap_or(0);
     match (&*ended.why, exit) {
         (ChannelEnd::Refused(reason) | ChannelEnd::Left(reason), _) => {
@@ -38,10 +40,10 @@ pub fn ended(server: &str, program: &str, folder: &str, ended: &Ended) -> Failur
             version(server, &format!("it speaks version {theirs} of the channel protocol"))
         }
         (ChannelEnd::Preface(PrefaceError::Ended(0)) | ChannelEnd::Closed, code) => {
-            unanswered(server, program, code)
+            unanswered(server, via, code)
         }
         (ChannelEnd::Preface(PrefaceError::Ended(_)) | ChannelEnd::Cut(_), 127) => {
-            unanswered(server, program, 127)
+            unanswered(server, via, 127)
         }
         (ChannelEnd::Preface(PrefaceError::Ended(_)) | ChannelEnd::Cut(_), code) => Failure::new(
             Exit::ClosedEarly,
@@ -57,8 +59,21 @@ pub fn ended(server: &str, program: &str, folder: &str, ended: &Ended) -> Failur
 }
 
 /// The far end said nothing before the call ended.
-fn unanswered(server: &str, program: &str, code: i32) -> Failure {
+fn unanswered(server: &str, via: &Via, code: i32) -> Failure {
+    let program = call::program(via).display().to_string();
     match code {
+        255 if matches!(via, Via::Ssh(_)) => Failure::new(
+            Exit::NoSuchQube,
+            format!("ssh did not get to {server}"),
+        )
+        .hint(
+            "see what it printed above; it cannot ask for a password here: use a key, or an agent",
+        ),
+        126 | 127 if matches!(via, Via::Ssh(_)) => Failure::new(
+            Exit::NoService,
+            format!("host {server} has no qvm-folder-server that a login by ssh can run"),
+        )
+        .hint("install qubes-shared-folders there, so that `ssh HOST qvm-folder-server` finds it"),
         126 => Failure::new(Exit::Refused, format!("dom0 refused the call to {server}"))
             .hint("ask the person at dom0 to allow it, or look at the policy there"),
         127 => Failure::new(Exit::NoService, format!("qube {server} does not have the service"))

@@ -13,7 +13,7 @@ use transport::mux::preface::{
 };
 use transport::relay::channel::ChannelEnd;
 
-use super::call::{self, Ends};
+use super::call::Ends;
 use super::channel::{Channel, Ended, Stage};
 use super::control::{self, Connection};
 use super::{Pair, failure, start_call};
@@ -45,9 +45,8 @@ pub async fn ask(
         }
         Err(None) => Err(failure::stalled(target, want.timeout)),
         Err(Some(why)) => {
-            let program = call::program(&pair.via).display().to_string();
             let ended = Ended { why: std::sync::Arc::new(why), exit };
-            Err(failure::ended(target, &program, &want.folder, &ended))
+            Err(failure::ended(target, &pair.via, &want.folder, &ended))
         }
     }
 }

@@ -35,14 +35,16 @@ use tokio::process::ChildStderr;
 use tokio::sync::Notify;
 use transport::id::Msize;
 use transport::local::MessageSocket;
-use transport::relay::links::Right;
+use transport::relay::links::{LinkId, Right};
+use transport::stats::RoundTrips;
 
 use self::call::Call;
 use self::channel::{Channel, NoStream, Stage, Stream};
-use self::control::{Connection, Downgraded, Event, FORM, Mount, Mounted, Request, Want};
+use self::control::{ChannelReport, Connection, Downgraded, Event, Mount, Mounted, Want};
 use crate::escape::FarLines;
 use crate::exit::{Exit, Failure};
 use crate::frontend::{SocketPair, fuse, socket_pair};
+use crate::log;
 use crate::plan::Via;
 
 /// Whose channel a daemon holds.
@@ -61,6 +63,10 @@ struct Booked {
     source: OsString,
     read_only: bool,
     since: Instant,
+    /// The stream that the mount itself is, and its channel.
+    channel: Rc<Channel>,
+    stream: LinkId,
+    qube: String,
     mounted: RefCell<Option<Mounted>>,
     stats: RefCell<Vec<std::sync::Arc<transport::stats::StreamStats>>>,
 }
@@ -69,6 +75,10 @@ struct Daemon {
     pair: Pair,
     /// The channel, and the right to make one: held while one is being made.
     channel: tokio::sync::Mutex<Option<Rc<Channel>>>,
+    /// The same, for whoever only looks.
+    current: RefCell<Option<Rc<Channel>>>,
+    /// Where this process's messages go.
+    log: String,
     mounts: RefCell<BTreeMap<u64, Rc<Booked>>>,
     next: Cell<u64>,
     /// Connections and mounts that keep the daemon alive.
@@ -77,8 +87,9 @@ struct Daemon {
 }
 
 /// Runs the daemon of `pair` with its socket at `path`, until its last mount has gone. `started` is
-/// called once it takes connections; not at all where another daemon has the socket.
-pub fn run(pair: Pair, path: &Path, started: impl FnOnce()) -> std::io::Result<()> {
+/// called once it takes connections; not at all where another daemon has the socket. `log` says where its
+/// messages go.
+pub fn run(pair: Pair, path: &Path, log: String, started: impl FnOnce()) -> std::io::Result<()> {
     // Held until the process ends. Whoever has it owns the socket's name.
     let lock = std::fs::File::create(path.with_extension("lock"))?;
     if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -90,10 +101,15 @@ pub fn run(pair: Pair, path: &Path, started: impl FnOnce()) -> std::io::Result<(
     started();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let tasks = tokio::task::LocalSet::new();
-    tasks.block_on(&runtime, serve(pair, listener, path))
+    tasks.block_on(&runtime, serve(pair, listener, path, log))
 }
 
-async fn serve(pair: Pair, listener: MessageSocket, path: &Path) -> std::io::Result<()> {
+async fn serve(
+    pair: Pair,
+    listener: MessageSocket,
+    path: &Path,
+    log: String,
+) -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -101,6 +117,8 @@ async fn serve(pair: Pair, listener: MessageSocket, path: &Path) -> std::io::Res
     let daemon = Rc::new(Daemon {
         pair,
         channel: tokio::sync::Mutex::new(None),
+        current: RefCell::default(),
+        log,
         mounts: RefCell::default(),
         next: Cell::new(1),
         busy: Cell::new(0),
@@ -124,7 +142,10 @@ async fn serve(pair: Pair, listener: MessageSocket, path: &Path) -> std::io::Res
             () = daemon.idle(idle) => break,
             // The terminal that started it is gone: nothing to do with us.
             _ = hangup.recv() => {}
-            _ = terminate.recv() => break,
+            _ = terminate.recv() => {
+                log::warning(format_args!("told to end: all mounts are given up"));
+                break;
+            }
         }
     }
     // From here on a new command finds nobody and starts a daemon of its own.
@@ -171,15 +192,18 @@ impl Daemon {
     }
 
     async fn answer(self: &Rc<Self>, connection: Connection) {
-        let Some((request, fds)) = connection.receive::<Request>().await else { return };
-        if request.form != FORM {
-            let why = "the mounts of this qube are held by another version of this program";
-            let failure = Failure::new(Exit::Other, why).hint("unmount them and mount again");
-            connection.send(&Event::Failed(failure), None).await;
-            return;
-        }
+        let (request, fds) = match connection.request().await {
+            Ok(request) => request,
+            Err(failure) => {
+                if let Some(failure) = failure {
+                    connection.send(&Event::Failed(failure), None).await;
+                }
+                return;
+            }
+        };
         match request.want {
             Want::List => {
+                connection.send(&Event::Channel(self.report()), None).await;
                 for mount in self.list() {
                     connection.send(&Event::Mount(mount), None).await;
                 }
@@ -204,13 +228,48 @@ impl Daemon {
         }
     }
 
+    /// The daemon itself, and its channel.
+    fn report(&self) -> ChannelReport {
+        let current = self.current.borrow();
+        let bytes = current.as_ref().map_or((0, 0), |channel| channel.bytes());
+        let stage = current.as_ref().map(|channel| channel.stage.borrow().clone());
+        let target = &self.pair.target;
+        let (state, qube) = match &stage {
+            None => ("none", String::new()),
+            Some(Stage::Calling | Stage::Answering) => ("calling", String::new()),
+            Some(Stage::Established(_)) => (
+                "ok",
+                current.as_ref().map_or_else(String::new, |channel| qube_name(channel, target)),
+            ),
+            Some(Stage::Ended(_)) => ("lost", String::new()),
+        };
+        let alive = current.as_ref().filter(|channel| channel.is_alive());
+        ChannelReport {
+            server: target.clone(),
+            qube,
+            via: self.pair.via.to_string(),
+            daemon: std::process::id(),
+            process: alive.and_then(|channel| channel.process),
+            age: current.as_ref().map_or(0, |channel| channel.since.elapsed().as_millis() as u64),
+            sent: bytes.0,
+            received: bytes.1,
+            state: state.to_owned(),
+            why: current.as_ref().and_then(|channel| channel.why_lost()),
+            log: self.log.clone(),
+        }
+    }
+
     fn list(&self) -> Vec<Mount> {
         let booked = self.mounts.borrow();
         let mounts = booked.values().filter_map(|mount| {
             let mounted = mount.mounted.borrow().clone()?;
             let readings: Vec<_> = mount.stats.borrow().iter().map(|stats| stats.read()).collect();
+            let mut trips = RoundTrips::default();
+            mount.stats.borrow().iter().for_each(|stats| trips.add(&stats.round_trips()));
+            let percentile = |percent| Some(trips.percentile(percent)?.as_micros() as u64);
             Some(Mount {
                 server: self.pair.target.clone(),
+                qube: mount.qube.clone(),
                 folder: mount.folder.clone(),
                 mount_point: mounted.mount_point,
                 front_end: mounted.front_end,
@@ -220,6 +279,9 @@ impl Daemon {
                 sent: readings.iter().map(|reading| reading.sent).sum(),
                 received: readings.iter().map(|reading| reading.received).sum(),
                 in_flight: readings.iter().map(|reading| reading.in_flight).sum(),
+                p50: percentile(50),
+                p99: percentile(99),
+                lost: mount.channel.why_stream_lost(mount.stream),
             })
         });
         mounts.collect()
@@ -259,11 +321,15 @@ impl Daemon {
             }
             (near, _) => (near, None),
         };
+        log::info(format_args!("opened {} of {qube}, msize at most {}", want.folder, stream.limit));
         let booked = Rc::new(Booked {
             folder: want.folder.clone(),
             source: OsString::from_vec(want.source.clone()),
             read_only: want.read_only,
             since: Instant::now(),
+            channel: Rc::clone(&channel),
+            stream: stream.id,
+            qube: qube.clone(),
             mounted: RefCell::new(None),
             stats: RefCell::new(vec![std::sync::Arc::clone(&stream.stats)]),
         });
@@ -278,6 +344,7 @@ impl Daemon {
             None => self.keep(connection, stream, &booked, &want, serving).await,
         }
         self.mounts.borrow_mut().remove(&id);
+        log::info(format_args!("let go of {} of {}", want.folder, booked.qube));
         Ok(())
     }
 
@@ -392,6 +459,8 @@ impl Daemon {
                 let channel = Channel::start(call, ends)
                     .map_err(|error| Failure::new(Exit::Other, format!("no channel: {error}")))?;
                 *held = Some(Rc::clone(&channel));
+                *self.current.borrow_mut() = Some(Rc::clone(&channel));
+                log::info(format_args!("called {target} for {}", want.service));
                 // The right to make one is held until this one is established: a second mount at the
                 // same moment finds it rather than makes another.
                 let mut guard = GiveUp(Some(Rc::clone(&channel)));
@@ -439,13 +508,10 @@ impl Daemon {
         match opened {
             Ok(stream) => Ok(stream),
             Err(NoStream::Refused(reason)) => Err(failure::refused(target, &want.folder, &reason)),
-            Err(NoStream::Channel) => {
-                let program = call::program(&self.pair.via).display().to_string();
-                match channel.wait_end().await {
-                    Some(ended) => Err(failure::ended(target, &program, &want.folder, &ended)),
-                    None => Err(Failure::new(Exit::Other, "the channel was lost")),
-                }
-            }
+            Err(NoStream::Channel) => match channel.wait_end().await {
+                Some(ended) => Err(failure::ended(target, &self.pair.via, &want.folder, &ended)),
+                None => Err(Failure::new(Exit::Other, "the channel was lost")),
+            },
         }
     }
 }

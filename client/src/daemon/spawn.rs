@@ -16,6 +16,7 @@ use transport::local::{MessageSocket, runtime_folder, runtime_folder_of};
 
 use super::Pair;
 use crate::exit::{Exit, Failure};
+use crate::log;
 use crate::plan::{self, Via};
 use crate::sys;
 
@@ -64,21 +65,61 @@ pub fn connect(pair: &Pair) -> Result<MessageSocket, Failure> {
         }
         start(pair, owner)?;
         if Instant::now() > until {
-            let why =
-                format!("the channel daemon does not start; its log is {}", log(&path).display());
+            let why = format!(
+                "the channel daemon does not start; its log is {}",
+                log_file(&path).display()
+            );
             return Err(Failure::new(Exit::Other, why));
         }
     }
 }
 
-/// Connections to all daemons of this person.
-pub fn connect_all() -> Vec<MessageSocket> {
+/// A daemon that there is, by its socket.
+#[derive(Debug)]
+pub struct Found {
+    /// Its socket.
+    pub path: PathBuf,
+    /// A connection to it, or why there is none.
+    pub socket: Result<MessageSocket, Errno>,
+}
+
+/// All daemons of this person. What one has left behind that was killed is removed.
+pub fn connect_all() -> Vec<Found> {
     let owner = Owner::of_this();
     let Ok(folder) = folder(owner) else { return Vec::new() };
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let sockets = entries.filter(|entry| entry.path().extension().is_some_and(|end| end == "sock"));
-    let sockets = sockets.filter_map(|entry| MessageSocket::connect(&entry.path()).ok());
-    sockets.filter(|socket| is_of(socket, owner)).collect()
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|end| end == "sock"));
+    paths.sort();
+    let found = paths.into_iter().filter_map(|path| match MessageSocket::connect(&path) {
+        Ok(socket) if !is_of(&socket, owner) => None,
+        Err(Errno::CONNREFUSED | Errno::NOENT) => {
+            remove_deserted(&path, owner);
+            None
+        }
+        socket => Some(Found { path, socket }),
+    });
+    found.collect()
+}
+
+/// Removes a socket that nobody listens at any more. A daemon that is about to listen holds the lock.
+fn remove_deserted(path: &Path, owner: Owner) {
+    if owner.uid != rustix::process::geteuid().as_raw() {
+        return;
+    }
+    let Ok(lock) = std::fs::File::open(path.with_extension("lock")) else { return };
+    let flags = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+    if rustix::fs::flock(&lock, flags).is_ok() && MessageSocket::is_deserted(path) {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// Where the messages of the pair's daemon are, for people.
+pub fn log_of(pair: &Pair) -> String {
+    match folder(Owner::of_this()) {
+        Ok(folder) => log_file(&folder.join(socket_name(pair))).display().to_string(),
+        Err(failure) => failure.why,
+    }
 }
 
 /// Whether a daemon of the right person listens. Root does not look at the folder, which is another's:
@@ -109,6 +150,7 @@ fn socket_name(pair: &Pair) -> String {
     match &pair.via {
         Via::Qrexec(_) => {}
         Via::Local => name += ".local",
+        Via::Ssh(_) => name += ".ssh",
         Via::Command(command) => {
             let _ = write!(name, ".{:016x}", fingerprint(command.as_os_str().as_bytes()));
         }
@@ -124,7 +166,7 @@ fn fingerprint(bytes: &[u8]) -> u64 {
 }
 
 /// Where a daemon's messages go.
-fn log(socket: &Path) -> PathBuf {
+fn log_file(socket: &Path) -> PathBuf {
     socket.with_extension("log")
 }
 
@@ -145,17 +187,20 @@ fn start(pair: &Pair, owner: Owner) -> Result<(), Failure> {
         Via::Qrexec(path) => ("qrexec:", path.as_path()),
         Via::Local => ("local", Path::new("")),
         Via::Command(path) => ("command:", path.as_path()),
+        Via::Ssh(path) => ("ssh:", path.as_path()),
     };
     let mut via = OsString::from(kind);
     via.push(path);
     command.arg("--daemon").arg(&pair.target).arg(via).current_dir("/");
     command.env("PATH", plan::search_path());
+    command.env(log::VARIABLE, log::level().name());
     if owner.uid != rustix::process::geteuid().as_raw() {
         command.env_remove("XDG_RUNTIME_DIR");
     }
     sys::keep_descriptors();
     // It says one byte on its stdout once it is ready, and closes it in any case.
-    let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let stderr = if log::is_journal() { Stdio::inherit() } else { Stdio::null() };
+    let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr).spawn();
     let mut child = spawned.map_err(failed)?;
     let mut ready = [0];
     let told = child.stdout.take().map_or(Ok(0), |mut stdout| stdout.read(&mut ready));
@@ -212,20 +257,30 @@ pub fn daemon(words: &[OsString]) -> Result<(), Failure> {
     let path = |bytes| PathBuf::from(std::ffi::OsStr::from_bytes(bytes));
     let via = match via.as_bytes() {
         b"local" => Via::Local,
-        other => match (other.strip_prefix(b"qrexec:"), other.strip_prefix(b"command:")) {
-            (Some(program), _) => Via::Qrexec(path(program)),
-            (_, Some(program)) => Via::Command(path(program)),
-            _ => return Err(failed("takes qrexec:PATH, local or command:PATH")),
-        },
+        other => {
+            let after = |prefix: &str| other.strip_prefix(prefix.as_bytes()).map(path);
+            let qrexec = after("qrexec:").map(Via::Qrexec);
+            let others = || after("command:").map(Via::Command).or(after("ssh:").map(Via::Ssh));
+            qrexec
+                .or_else(others)
+                .ok_or_else(|| failed("takes qrexec:PATH, local, ssh:PATH or command:PATH"))?
+        }
     };
     let pair = Pair { target: target.as_str().to_owned(), via };
     let folder = runtime_folder("client").map_err(|error| Failure::new(Exit::Other, error))?;
     let path = folder.join(socket_name(&pair));
-    // The log of the last one is worth more than that of all.
-    let log = std::fs::File::create(log(&path));
-    if let Ok(log) = log {
-        let _ = rustix::stdio::dup2_stderr(&log);
-    }
+    let log = match log::is_journal() {
+        true => "journal".to_owned(),
+        false => {
+            let log = log_file(&path);
+            // The log of the last one is worth more than that of all.
+            if let Ok(log) = std::fs::File::create(&log) {
+                let _ = rustix::stdio::dup2_stderr(&log);
+            }
+            log.display().to_string()
+        }
+    };
+    log::set(log::Level::of(0), true);
     let started = || {
         let _ = rustix::io::write(rustix::stdio::stdout(), b"!");
         // Whoever started it reads to the end; nothing else is ever said there.
@@ -233,6 +288,6 @@ pub fn daemon(words: &[OsString]) -> Result<(), Failure> {
             let _ = rustix::stdio::dup2_stdout(&null);
         }
     };
-    super::run(pair, &path, started)
+    super::run(pair, &path, log, started)
         .map_err(|error| Failure::new(Exit::Other, format!("the channel daemon failed: {error}")))
 }

@@ -20,8 +20,9 @@ use super::class::class;
 use super::outbox::{Outbox, Written};
 use super::pump::Context;
 use super::ready::Ready;
-use crate::id::{Msize, StreamId};
+use crate::id::{Msize, StreamId, Tag};
 use crate::mux::{Pieces, SendError};
+use crate::ninep::packet::Header;
 use crate::ninep::{DecodeError, Framer, Item, Kind, Packet};
 use crate::session::{Reply, Request, Session, SessionError};
 use crate::stats::StreamStats;
@@ -77,6 +78,8 @@ pub struct Link {
     fd: OwnedFd,
     session: Session,
     stats: Arc<StreamStats>,
+    /// When the request of each of the channel's tags was passed on.
+    since: Vec<Option<Duration>>,
     requests: Framer,
     /// The current request's payload goes nowhere.
     dropping: bool,
@@ -129,6 +132,7 @@ impl Link {
             fd,
             session,
             stats,
+            since: Vec::new(),
             requests: Framer::new(max),
             dropping: false,
             unread: 0,
@@ -223,6 +227,7 @@ impl Link {
                         Request::Forward(head) => {
                             self.dropping = false;
                             self.stats.count_request(head.len() + body);
+                            self.time(&head, Some(cx.now));
                             self.send(cx, head, body)?;
                         }
                         Request::Answer(reply) => self.answer(reply),
@@ -253,12 +258,36 @@ impl Link {
     fn own_messages(&mut self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
         while self.unread == 0 {
             let Some(packet) = self.session.poll_request() else { break };
+            self.time(&packet.head, None);
             self.send(cx, packet.head, 0)?;
         }
         while let Some(packet) = self.session.poll_reply() {
             self.answer(packet);
         }
         Ok(())
+    }
+
+    /// Begins to time a request, or not: its tag may have been that of one that was given up.
+    fn time(&mut self, head: &[u8], now: Option<Duration>) {
+        let Ok(header) = Header::read(head) else { return };
+        // A lock is waited for, and a version comes before there are tags.
+        let timed = Kind(header.kind) != Kind::Tlock && header.tag != Tag::NONE;
+        let at = usize::from(header.tag.0);
+        if timed && at >= self.since.len() {
+            self.since.resize(at + 1, None);
+        }
+        if let Some(since) = self.since.get_mut(at) {
+            *since = now.filter(|_| timed);
+        }
+    }
+
+    /// Counts how long the request of a reply took.
+    fn count_time(&mut self, now: Duration, head: &[u8]) {
+        let Ok(header) = Header::read(head) else { return };
+        let since = self.since.get_mut(usize::from(header.tag.0)).and_then(Option::take);
+        if let Some(since) = since {
+            self.stats.count_round_trip(now.saturating_sub(since));
+        }
     }
 
     /// A reply of this end's own; it has used no credit.
@@ -303,6 +332,7 @@ impl Link {
         payload: Vec<(Bytes, u32)>,
     ) -> Result<(), LinkEnd> {
         let worth = head.len() as u32;
+        self.count_time(cx.now, head);
         match self.session.handle_reply(head, body)? {
             Reply::Pass(head) => {
                 self.outbox.push(head, worth);

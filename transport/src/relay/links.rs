@@ -73,7 +73,8 @@ pub enum Notice {
     Refused(LinkId, Reason),
     /// A stream has ended: its 9P client has closed, or is to blame.
     Ended(LinkId, LinkEnd),
-    /// A stream was ended by the far end, which chose the words. Its 9P client gets EIO until it closes.
+    /// A stream was ended by the far end, which chose the words, or because of it. Its 9P client gets EIO
+    /// until it closes.
     Closed(LinkId, Reason),
     /// The channel has ended. The 9P clients get EIO until they close; streams without one have ended.
     Lost(ChannelEnd),
@@ -253,8 +254,9 @@ impl Links {
                     other => Reason::new(Code::NOT_9P, other.to_string()),
                 };
                 if end.is_the_far_ends() {
-                    cx.mux.close(id, reason);
+                    cx.mux.close(id, reason.clone());
                     self.fail(id);
+                    self.notify(Notice::Closed(link_id, reason));
                 } else {
                     self.end(cx, id, reason, Notice::Ended(link_id, end));
                 }
