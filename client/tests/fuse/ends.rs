@@ -83,13 +83,14 @@ print('read', os.readv(fd, [room]))
     // Every other operation that waits is given up in the same way.
     let servers = place.servers();
     all(&servers, Signal::STOP);
-    for words in [&["stat", "y"][..], &["mkdir", "z"], &["sh", "-c", "exec >w"], &["ls", "."]] {
-        let mut command = Command::new(words[0]);
-        let waiting = command.args(&words[1..]).current_dir("/").stdout(Stdio::null());
-        // The folder itself is not to be asked for.
-        let mut child = waiting.current_dir(mount.at("")).spawn().unwrap();
+    for line in ["exec stat y", "exec mkdir z", "exec >w", "exec ls"] {
+        // Not as the new process's folder: who starts it would wait for that.
+        let line = format!("cd \"$0\"; {line}");
+        let mut command = Command::new("sh");
+        command.args(["-c", &line]).arg(mount.at("")).stdout(Stdio::null());
+        let mut child = command.spawn().unwrap();
         std::thread::sleep(Duration::from_millis(200));
-        assert!(child.try_wait().unwrap().is_none(), "{words:?}");
+        assert!(child.try_wait().unwrap().is_none(), "{line}");
         kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
         within(|| child.try_wait().unwrap());
     }
