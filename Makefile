@@ -6,10 +6,14 @@ PREFIX ?= /usr
 DESTDIR ?=
 # What `make demo` mounts; a generated tree of some 300 MB if empty.
 FOLDER ?=
+# How long `make fuzz` gives each of its targets.
+FUZZ_SECONDS ?= 60
+# What runs the fuzz targets.
+CARGO_FUZZ = 0.13.1
 
 export FOLDER
 
-.PHONY: all build test demo install tools lint
+.PHONY: all build test fuzz demo install tools lint
 
 all: build
 
@@ -30,6 +34,16 @@ test: tools lint
 	@echo '== the programs, which the tests in user-mode Linux start'
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace
+
+# Fuzz targets, one after the other; their lints here, as libFuzzer's C++ part is compiled for them.
+fuzz: tools
+	@echo '== cargo-fuzz $(CARGO_FUZZ), into target/tools'
+	$(CARGO) install --quiet --locked --root target/tools cargo-fuzz@$(CARGO_FUZZ)
+	$(CARGO) fmt --all --check --manifest-path transport/fuzz/Cargo.toml
+	$(CARGO) fmt --all --check --manifest-path server/fuzz/Cargo.toml
+	$(CARGO) clippy --manifest-path transport/fuzz/Cargo.toml --target-dir target/fuzz -- -D warnings
+	$(CARGO) clippy --manifest-path server/fuzz/Cargo.toml --target-dir target/fuzz -- -D warnings
+	@.ci/fuzz $(FUZZ_SECONDS)
 
 demo: tools
 	@client/demo.sh
