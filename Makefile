@@ -31,8 +31,9 @@ lint: tools
 	$(CARGO) build -p transport --lib --no-default-features
 
 test: tools lint
-	@echo '== the programs, which the tests in user-mode Linux start'
+	@echo '== the programs, which the tests of mounts start, and the suites that they run'
 	$(CARGO) build --workspace --bins
+	@CARGO='$(CARGO)' .ci/install-suites
 	$(CARGO) test --workspace
 
 # Fuzz targets, one after the other; their lints here, as libFuzzer's C++ part is compiled for them.
