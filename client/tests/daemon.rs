@@ -5,21 +5,20 @@
 
 #![allow(clippy::unwrap_used)] // A test that cannot go on fails.
 
+mod far_end;
+
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use rustix::process::{Pid, Signal, kill_process};
 use transport::local::MessageSocket;
-use transport::mux::preface::{
-    Answer, Capabilities, ClientHello, Nonce, Preface, PrefaceReader, ServerHello, Taken, Token,
-};
-use transport::mux::{Code, Config, Connection, Event, Opened, Reason, Side};
+use transport::mux::preface::{Nonce, Role, Taken, Token};
+use transport::mux::{Code, Reason};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -244,60 +243,23 @@ fn root_takes_a_stream_from_the_persons_own_daemon_only() {
 
 /// A script that runs this program's [`far_end_of_a_call`].
 fn far_end(does: &str) -> String {
-    let program = std::env::current_exe().unwrap();
-    let test = "far_end_of_a_call --exact --ignored --nocapture";
-    format!("FAR_END={does} exec {} {test}", program.display())
+    format!("exec env {}", far_end::script(does))
 }
 
-/// A file server's end of a call, on stdin and stdout: grants whatever is asked for. What the test's
-/// harness prints comes before it, as from a login shell.
+/// Grants whatever is asked for.
 #[test]
 #[ignore = "started by the others"]
 fn far_end_of_a_call() {
     let Ok(does) = std::env::var("FAR_END") else { return };
-    let (mut input, mut output) = (std::io::stdin(), std::io::stdout());
-    let mut buffer = [0; 4096];
-    let mut reader = PrefaceReader::<ClientHello>::default();
-    let (hello, rest) = loop {
-        let count = input.read(&mut buffer).unwrap();
-        if let Some(read) = reader.feed(Bytes::copy_from_slice(&buffer[..count])).unwrap() {
-            break read;
-        }
+    let answer = |role| match role {
+        Role::Channel => ("far", Nonce([1; 16]), Taken::Channel),
+        Role::Grant(nonce) => ("far", nonce, Taken::Grant(Token([7; 16]))),
     };
-    let taken = match hello.role {
-        transport::mux::preface::Role::Channel => Taken::Channel,
-        transport::mux::preface::Role::Grant(_) => Taken::Grant(Token([7; 16])),
-    };
-    let mut mux = Connection::new(Side::Server, Config::default());
-    let limits = mux.limits();
-    let (capabilities, nonce) = (Capabilities::OURS, Nonce([1; 16]));
-    let answer = ServerHello { capabilities, limits, taken, name: b"far".to_vec(), nonce };
-    output.write_all(&Answer::Taken(answer).encode()).unwrap();
-    output.flush().unwrap();
-    if taken != Taken::Channel {
-        std::process::exit(0);
-    }
-    mux.establish(Duration::ZERO, &hello.limits);
-    let (mut input_bytes, mut first) = (rest, None);
-    loop {
-        mux.handle_input(Duration::ZERO, input_bytes).unwrap();
-        while let Some(event) = mux.poll_event() {
-            if let Event::Open { stream, open } = event {
-                mux.accept(stream, Opened { msize: open.msize });
-                if let Some(first) = first.filter(|_| does == "close") {
-                    mux.close(first, Reason::new(Code::NOT_PERMITTED, "enough"));
-                }
-                first = Some(stream);
-            }
+    let mut first = None;
+    far_end::run(answer, |mux, stream, _| {
+        if let Some(first) = first.filter(|_| does == "close") {
+            mux.close(first, Reason::new(Code::NOT_PERMITTED, "enough"));
         }
-        let mut frames = Vec::new();
-        mux.poll_transmit(Duration::ZERO, usize::MAX, &mut frames);
-        output.write_all(&frames.concat()).unwrap();
-        output.flush().unwrap();
-        let count = input.read(&mut buffer).unwrap();
-        if count == 0 {
-            std::process::exit(0);
-        }
-        input_bytes = Bytes::copy_from_slice(&buffer[..count]);
-    }
+        first = Some(stream);
+    });
 }

@@ -14,12 +14,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use policy::printable;
 use tokio::sync::{mpsc, oneshot, watch};
 use transport::id::Msize;
 use transport::mux::Reason;
 use transport::mux::preface::ServerHello;
-use transport::relay::links::{Command, LinkId, Links, Notice, Right};
+use transport::relay::channel::ChannelEnd;
+use transport::relay::links::{Command, LinkId, Links, Notice, Notify, Plane, Right};
 use transport::relay::mailbox::Sender;
 use transport::stats::StreamStats;
 
@@ -72,6 +74,7 @@ pub struct Channel {
     lost: RefCell<HashMap<LinkId, String>>,
     counted: RefCell<Counted>,
     next: Cell<u64>,
+    leases: Cell<usize>,
     given_up: Cell<bool>,
     /// The process that carries it.
     pub process: Option<u32>,
@@ -85,6 +88,18 @@ struct Counted {
     open: Vec<Arc<StreamStats>>,
     /// Bytes sent and received by those that have ended.
     past: (u64, u64),
+}
+
+/// Somebody's interest in a channel.
+pub struct Lease(Rc<Channel>);
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.leases.set(self.0.leases.get() - 1);
+        if self.0.leases.get() == 0 {
+            self.0.finish();
+        }
+    }
 }
 
 /// A stream that is open. Closed when dropped.
@@ -104,8 +119,35 @@ impl Channel {
     /// Starts the data plane of a call. The task that serves it runs in the current `LocalSet`.
     pub fn start(call: Call, ends: Ends) -> std::io::Result<Rc<Channel>> {
         let (notices, inbox) = mpsc::unbounded_channel();
-        let commands = data_plane(ends, notices)?;
-        let (progress, stage) = watch::channel(Stage::Calling);
+        let plane = Links::prepare(ends.input, ends.output, notify(notices))?;
+        Channel::serve(plane, inbox, Stage::Calling, call)
+    }
+
+    /// The same of a call that was for a permission, and has become a channel: `hello` is what the far end
+    /// said, `rest` what came behind it.
+    pub fn resume(
+        call: Call,
+        ends: Ends,
+        hello: ServerHello,
+        rest: Bytes,
+    ) -> Result<Rc<Channel>, ChannelEnd> {
+        let (notices, inbox) = mpsc::unbounded_channel();
+        let plane = Links::resume(ends.input, ends.output, &hello, rest, notify(notices))?;
+        Channel::serve(plane, inbox, Stage::Established(hello), call).map_err(|error| {
+            let errno = rustix::io::Errno::from_io_error(&error);
+            ChannelEnd::Io { action: "served", errno: errno.unwrap_or(rustix::io::Errno::AGAIN) }
+        })
+    }
+
+    fn serve(
+        plane: Plane,
+        inbox: mpsc::UnboundedReceiver<Notice>,
+        stage: Stage,
+        call: Call,
+    ) -> std::io::Result<Rc<Channel>> {
+        let commands = plane.commands();
+        std::thread::Builder::new().name("data-plane".into()).spawn(move || plane.run())?;
+        let (progress, stage) = watch::channel(stage);
         let process = call.pid();
         let channel = Rc::new(Channel {
             commands,
@@ -115,6 +157,7 @@ impl Channel {
             lost: RefCell::default(),
             counted: RefCell::default(),
             next: Cell::new(1),
+            leases: Cell::new(0),
             given_up: Cell::new(false),
             process,
             since: Instant::now(),
@@ -149,6 +192,12 @@ impl Channel {
     /// Why nothing comes of a stream any more, in words, where that is so; escaped.
     pub fn why_stream_lost(&self, id: LinkId) -> Option<String> {
         self.lost.borrow().get(&id).cloned().or_else(|| self.why_lost())
+    }
+
+    /// Keeps the channel: it ends with the last of these.
+    pub fn lease(self: &Rc<Self>) -> Lease {
+        self.leases.set(self.leases.get() + 1);
+        Lease(Rc::clone(self))
     }
 
     /// Waits for the end, and says how it came.
@@ -241,18 +290,11 @@ impl Drop for Stream {
     }
 }
 
-/// Starts the thread that moves the bytes.
-fn data_plane(
-    ends: Ends,
-    notices: mpsc::UnboundedSender<Notice>,
-) -> std::io::Result<Sender<Command>> {
-    let notify = move |notice| {
+/// Has the data plane's notices come to the daemon's own thread.
+fn notify(notices: mpsc::UnboundedSender<Notice>) -> Notify {
+    Box::new(move |notice| {
         let _ = notices.send(notice);
-    };
-    let plane = Links::prepare(ends.input, ends.output, Box::new(notify))?;
-    let commands = plane.commands();
-    std::thread::Builder::new().name("data-plane".into()).spawn(move || plane.run())?;
-    Ok(commands)
+    })
 }
 
 /// Serves a channel until its thread has ended, which it does when the last 9P client has gone.

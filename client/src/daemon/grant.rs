@@ -1,7 +1,13 @@
 //! A later mount's own call: dom0 is asked, the service hands the permission to the process that
 //! holds the channel, and we get its token. The call ends there.
+//!
+//! Two things can have happened meanwhile. The channel's process is no more: then the call is answered as
+//! a channel. Or the person in dom0 has chosen another qube than the one that was called: it knows nothing
+//! of our channel, so its answer is a channel as well, and a permission from there is none for ours.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +15,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use transport::mux::Config;
 use transport::mux::preface::{
-    Answer, Capabilities, ClientHello, Nonce, Preface, PrefaceError, PrefaceReader, Role, Taken,
+    Answer, Capabilities, ClientHello, Preface, PrefaceError, PrefaceReader, Role, ServerHello,
+    Taken,
 };
 use transport::relay::channel::ChannelEnd;
 
@@ -19,30 +26,43 @@ use super::control::{self, Connection};
 use super::{Pair, failure, start_call};
 use crate::exit::{Exit, Failure};
 
-/// Asks for `want` over a call of its own; gives the token for an `OPEN` in `channel`. Dropping the
-/// future ends the call.
+/// What a later call comes to.
+pub enum Given {
+    /// A token, for an `OPEN` in the channel that it was asked for.
+    Token([u8; 16]),
+    /// A channel of its own.
+    Channel(Rc<Channel>),
+}
+
+/// Asks for `want` over a call of its own, for use in `channel`. Dropping the future ends the call.
 pub async fn ask(
     pair: &Pair,
     want: &control::Stream,
     channel: &Channel,
     connection: &Connection,
-) -> Result<[u8; 16], Failure> {
+) -> Result<Given, Failure> {
     let target = pair.target.as_str();
-    let Stage::Established(ref hello) = *channel.stage.borrow() else {
+    let Stage::Established(ref ours) = *channel.stage.borrow() else {
         let why = format!("the connection to {target} was lost meanwhile");
         return Err(Failure::new(Exit::ClosedEarly, why).hint("try again"));
     };
-    let nonce = hello.nonce;
+    let ours = ours.clone();
     let (call, ends) = start_call(pair, connection, &want.service)?;
-    let talked = talk(ends, nonce, Duration::from_secs(want.timeout)).await;
+    let talked = talk(ends, &ours, Duration::from_secs(want.timeout)).await;
+    let lost = match talked {
+        Ok(Talked { hello, rest, ends }) if hello.taken == Taken::Channel => {
+            return Channel::resume(call, ends, hello, rest)
+                .map(Given::Channel)
+                .map_err(|error| Failure::new(Exit::Other, format!("no channel: {error}")));
+        }
+        Ok(Talked { hello, .. }) => Ok(hello),
+        Err(lost) => Err(lost),
+    };
     // The descriptors are closed: the call's process ends by itself.
     let exit = call.end().await;
-    match talked {
-        Ok(Taken::Grant(token)) => Ok(token.0),
-        Ok(Taken::Channel) => {
-            let why = format!("the connection to {target} was lost meanwhile");
-            Err(Failure::new(Exit::ClosedEarly, why).hint("try again"))
-        }
+    match lost {
+        Ok(ServerHello { taken: Taken::Grant(token), .. }) => Ok(Given::Token(token.0)),
+        Ok(_) => Err(Failure::new(Exit::Other, "no permission came")),
         Err(None) => Err(failure::stalled(target, want.timeout)),
         Err(Some(why)) => {
             let ended = Ended { why: std::sync::Arc::new(why), exit };
@@ -51,8 +71,19 @@ pub async fn ask(
     }
 }
 
-/// The two prefaces. The error is `None` where the time was up.
-async fn talk(ends: Ends, nonce: Nonce, time: Duration) -> Result<Taken, Option<ChannelEnd>> {
+/// What came of two prefaces.
+struct Talked {
+    hello: ServerHello,
+    rest: Bytes,
+    ends: Ends,
+}
+
+/// The two prefaces of a call for `ours`. The error is `None` where the time was up.
+async fn talk(
+    ends: Ends,
+    ours: &ServerHello,
+    time: Duration,
+) -> Result<Talked, Option<ChannelEnd>> {
     let io = |action| {
         move |error: std::io::Error| {
             let errno = rustix::io::Errno::from_io_error(&error);
@@ -69,7 +100,7 @@ async fn talk(ends: Ends, nonce: Nonce, time: Duration) -> Result<Taken, Option<
     let hello = ClientHello {
         capabilities: Capabilities::OURS,
         limits: Config::default().limits(),
-        role: Role::Grant(nonce),
+        role: Role::Grant(ours.nonce),
     };
     // A far end that is gone already shows in what can be read.
     let _ = output.write_all(&hello.encode()).await;
@@ -90,15 +121,24 @@ async fn talk(ends: Ends, nonce: Nonce, time: Duration) -> Result<Taken, Option<
         }
         deadline.get_or_insert_with(|| tokio::time::Instant::now() + time);
         let fed = reader.feed(Bytes::copy_from_slice(&buffer[..count])).map_err(preface)?;
-        match fed.map(|(answer, _)| answer) {
+        match fed {
             None => {}
-            Some(Answer::Refused(reason)) => return Err(Some(ChannelEnd::Refused(reason))),
-            Some(Answer::Taken(answer)) => {
-                answer.check(&hello).map_err(preface)?;
-                if matches!(answer.taken, Taken::Grant(_)) && answer.nonce != nonce {
-                    return Err(preface(PrefaceError::Field("nonce")));
+            Some((Answer::Refused(reason), _)) => return Err(Some(ChannelEnd::Refused(reason))),
+            Some((Answer::Taken(theirs), rest)) => {
+                theirs.check(&hello).map_err(preface)?;
+                if matches!(theirs.taken, Taken::Grant(_)) {
+                    // Another qube has no permissions for this one's channel.
+                    if theirs.nonce != ours.nonce {
+                        return Err(preface(PrefaceError::Field("nonce")));
+                    }
+                    if theirs.name != ours.name {
+                        return Err(preface(PrefaceError::Field("name")));
+                    }
                 }
-                return Ok(answer.taken);
+                let input = input.into_std().map_err(io("read"))?;
+                let output = output.into_std().map_err(io("written"))?;
+                let ends = Ends { input: OwnedFd::from(input), output: OwnedFd::from(output) };
+                return Ok(Talked { hello: theirs, rest, ends });
             }
         }
     }

@@ -39,8 +39,9 @@ use transport::relay::links::{LinkId, Right};
 use transport::stats::RoundTrips;
 
 use self::call::Call;
-use self::channel::{Channel, NoStream, Stage, Stream};
+use self::channel::{Channel, Lease, NoStream, Stage, Stream};
 use self::control::{ChannelReport, Connection, Downgraded, Event, Mount, Mounted, Want};
+use self::grant::Given;
 use crate::escape::FarLines;
 use crate::exit::{Exit, Failure};
 use crate::frontend::{SocketPair, fuse, socket_pair};
@@ -58,6 +59,8 @@ pub struct Pair {
 
 /// A mount, as the daemon's books have it.
 struct Booked {
+    /// The qube that it is of: the one that was named may have been another, or a word for any.
+    qube: String,
     folder: String,
     /// The mount's source, as the kernel shows it.
     source: OsString,
@@ -66,14 +69,14 @@ struct Booked {
     /// The stream that the mount itself is, and its channel.
     channel: Rc<Channel>,
     stream: LinkId,
-    qube: String,
     mounted: RefCell<Option<Mounted>>,
     stats: RefCell<Vec<std::sync::Arc<transport::stats::StreamStats>>>,
 }
 
 struct Daemon {
     pair: Pair,
-    /// The channel, and the right to make one: held while one is being made.
+    /// The channel that later calls are for, and the right to make one: held while one is being made.
+    /// There may be others, each for the one mount whose call became it.
     channel: tokio::sync::Mutex<Option<Rc<Channel>>>,
     /// The same, for whoever only looks.
     current: RefCell<Option<Rc<Channel>>>,
@@ -309,7 +312,8 @@ impl Daemon {
             // The person pressed Ctrl-C: dropping the other branch takes everything back.
             _ = connection.receive::<Mounted>() => return Ok(()),
         };
-        let (channel, mut stream, qube) = opened;
+        // The lease is dropped behind the stream.
+        let Opened { lease: _lease, channel, mut stream, qube } = opened;
         let (near, serving) = match (near, want.fuse) {
             (Some(near), Some(settings)) => {
                 let serving = fuse::start(near, stream.limit, settings)
@@ -323,13 +327,13 @@ impl Daemon {
         };
         log::info(format_args!("opened {} of {qube}, msize at most {}", want.folder, stream.limit));
         let booked = Rc::new(Booked {
+            qube: qube.clone(),
             folder: want.folder.clone(),
             source: OsString::from_vec(want.source.clone()),
             read_only: want.read_only,
             since: Instant::now(),
             channel: Rc::clone(&channel),
             stream: stream.id,
-            qube: qube.clone(),
             mounted: RefCell::new(None),
             stats: RefCell::new(vec![std::sync::Arc::clone(&stream.stats)]),
         });
@@ -442,17 +446,24 @@ impl Daemon {
         want: &control::Stream,
         limit: Msize,
         fd: Option<OwnedFd>,
-    ) -> Result<(Rc<Channel>, Stream, String), Failure> {
+    ) -> Result<Opened, Failure> {
         let target = self.pair.target.as_str();
         connection.send(&Event::Waiting(target.to_owned()), None).await;
         let mut held = self.channel.lock().await;
         let time = Duration::from_secs(want.timeout);
         let living = held.as_ref().filter(|channel| channel.is_alive()).cloned();
-        let (channel, right) = match living {
+        let (lease, channel, right) = match living {
             Some(channel) => {
                 drop(held);
-                let token = grant::ask(&self.pair, want, &channel, connection).await?;
-                (channel, Right::Token(token))
+                // It must not end while it is asked for.
+                let lease = channel.lease();
+                match grant::ask(&self.pair, want, &channel, connection).await? {
+                    Given::Token(token) => (lease, channel, Right::Token(token)),
+                    Given::Channel(channel) => {
+                        self.keep_channel(&channel);
+                        (channel.lease(), channel, Right::Own)
+                    }
+                }
             }
             None => {
                 let (call, ends) = start_call(&self.pair, connection, &want.service)?;
@@ -463,11 +474,10 @@ impl Daemon {
                 log::info(format_args!("called {target} for {}", want.service));
                 // The right to make one is held until this one is established: a second mount at the
                 // same moment finds it rather than makes another.
-                let mut guard = GiveUp(Some(Rc::clone(&channel)));
+                let lease = channel.lease();
                 let stream = self.first(&channel, limit, fd, want).await?;
-                guard.0 = None;
                 let qube = qube_name(&channel, target);
-                return Ok((channel, stream, qube));
+                return Ok(Opened { lease, channel, stream, qube });
             }
         };
         let stream = match tokio::time::timeout(time, channel.open(right, limit, fd)).await {
@@ -482,7 +492,20 @@ impl Daemon {
             Ok(Ok(stream)) => stream,
         };
         let qube = qube_name(&channel, target);
-        Ok((channel, stream, qube))
+        Ok(Opened { lease, channel, stream, qube })
+    }
+
+    /// Takes a channel that a later call has become: the one that later calls are for from now on, unless
+    /// there is one that the same cannot be said of, since it leads to another qube.
+    fn keep_channel(&self, channel: &Rc<Channel>) {
+        let Ok(mut held) = self.channel.try_lock() else { return };
+        let target = self.pair.target.as_str();
+        let stays = held.as_ref().is_some_and(|held| {
+            held.is_alive() && qube_name(held, target) != qube_name(channel, target)
+        });
+        if !stays {
+            *held = Some(Rc::clone(channel));
+        }
     }
 
     /// The stream of a channel's own call: asked for together with the channel.
@@ -593,15 +616,13 @@ async fn session(
     booked.stats.borrow_mut().retain(|other| !std::sync::Arc::ptr_eq(other, &stats));
 }
 
-/// Ends a channel that nobody waits for any more.
-struct GiveUp(Option<Rc<Channel>>);
-
-impl Drop for GiveUp {
-    fn drop(&mut self) {
-        if let Some(channel) = &self.0 {
-            channel.finish();
-        }
-    }
+/// A stream that is open, and what it is in.
+struct Opened {
+    lease: Lease,
+    channel: Rc<Channel>,
+    stream: Stream,
+    /// The qube at the other end.
+    qube: String,
 }
 
 /// The far end's name: its own word where it is a qube's name, else the one that was called.
