@@ -4,6 +4,10 @@
 CARGO ?= cargo
 PREFIX ?= /usr
 DESTDIR ?=
+# Which build is installed and packaged; the tests package the one that they have made.
+PROFILE ?= release
+# Where packages come to lie.
+PACKAGES = target/packages
 # What `make demo` mounts; a generated tree of some 300 MB if empty.
 FOLDER ?=
 # How long `make fuzz` gives each of its targets.
@@ -13,7 +17,7 @@ CARGO_FUZZ = 0.13.1
 
 export FOLDER
 
-.PHONY: all build test fuzz demo install tools lint
+.PHONY: all build test fuzz demo install install-dom0 rpm deb test-packages trees tools lint
 
 all: build
 
@@ -21,7 +25,7 @@ tools:
 	@.ci/install-tools
 
 build:
-	$(CARGO) build --release --workspace --bins
+	$(CARGO) build $(if $(filter release,$(PROFILE)),--release) --workspace --bins
 
 lint: tools
 	$(CARGO) fmt --all --check
@@ -35,6 +39,7 @@ test: tools lint
 	$(CARGO) build --workspace --bins
 	@CARGO='$(CARGO)' .ci/install-suites
 	$(CARGO) test --workspace
+	$(MAKE) test-packages PROFILE=debug
 
 # Fuzz targets, one after the other; their lints here, as libFuzzer's C++ part is compiled for them.
 fuzz: tools
@@ -51,7 +56,33 @@ demo: tools
 
 # For the template of the qubes; what dom0 needs comes in a package of its own.
 install: build
-	install -D -m 0755 target/release/qvm-mount-folder '$(DESTDIR)$(PREFIX)/bin/qvm-mount-folder'
-	install -D -m 0755 target/release/qvm-folder-server '$(DESTDIR)$(PREFIX)/bin/qvm-folder-server'
+	install -D -m 0755 target/$(PROFILE)/qvm-mount-folder '$(DESTDIR)$(PREFIX)/bin/qvm-mount-folder'
+	install -D -m 0755 target/$(PROFILE)/qvm-folder-server '$(DESTDIR)$(PREFIX)/bin/qvm-folder-server'
 	install -D -m 0755 policy/files/sharedfolders.Mount '$(DESTDIR)/etc/qubes-rpc/sharedfolders.Mount'
 	install -D -m 0755 policy/files/sharedfolders.MountReadOnly '$(DESTDIR)/etc/qubes-rpc/sharedfolders.MountReadOnly'
+	install -D -m 0644 policy/files/exports.toml '$(DESTDIR)$(PREFIX)/share/doc/qubes-shared-folders/exports.toml'
+
+# For dom0. Its group qubes is given where it is there, as the package does it.
+install-dom0:
+	install -D -m 0664 policy/files/80-sharedfolders.policy '$(DESTDIR)/etc/qubes/policy.d/80-sharedfolders.policy'
+	if [ -z '$(DESTDIR)' ] && getent group qubes >/dev/null; then chgrp qubes /etc/qubes/policy.d/80-sharedfolders.policy; fi
+
+trees: tools
+	rm -rf $(PACKAGES)/tree $(PACKAGES)/dom0
+	$(MAKE) install DESTDIR='$(CURDIR)/$(PACKAGES)/tree' PREFIX=/usr
+	$(MAKE) install-dom0 DESTDIR='$(CURDIR)/$(PACKAGES)/dom0'
+
+# The packages of the template and of dom0, for Fedora's and Debian's templates; nothing is fetched for them
+# but crates.
+rpm: trees
+	rm -f $(PACKAGES)/*.rpm
+	policy/packaging/build rpm $(PACKAGES)/tree $(PACKAGES)/dom0 $(PACKAGES)
+	@ls -l $(PACKAGES)/*.rpm
+
+deb: trees
+	rm -f $(PACKAGES)/*.deb
+	policy/packaging/build deb $(PACKAGES)/tree $(PACKAGES)/dom0 $(PACKAGES)
+	@ls -l $(PACKAGES)/*.deb
+
+test-packages: rpm deb
+	policy/packaging/test $(PACKAGES)/tree $(PACKAGES)

@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use policy::{FolderPath, QubeName};
 use rustix::io::Errno;
+use rustix::process::Pid;
 use transport::id::Msize;
 use transport::local::{Message, MessageSocket};
 
@@ -199,6 +200,11 @@ impl Visitor {
         }
     }
 
+    /// Goes once more to the desk at `path`.
+    pub fn at(path: &Path) -> Result<Visitor, Errno> {
+        MessageSocket::connect(path).map(Visitor)
+    }
+
     /// Goes to all desks in `runtime`; says whose they are.
     pub fn of_all(runtime: &Path) -> Vec<(QubeName, PathBuf, Visitor)> {
         let mut found = Vec::new();
@@ -207,8 +213,8 @@ impl Visitor {
             let client: Option<QubeName> =
                 name.to_str().and_then(|name| name.rsplit_once('.')?.0.parse().ok());
             let Some(client) = client else { continue };
-            if let Ok(socket) = MessageSocket::connect(&entry.path()) {
-                found.push((client, entry.path(), Visitor(socket)));
+            if let Ok(visitor) = Visitor::at(&entry.path()) {
+                found.push((client, entry.path(), visitor));
             }
         }
         found.sort_by(|(a, ..), (b, ..)| a.cmp(b));
@@ -216,8 +222,9 @@ impl Visitor {
     }
 
     /// The process that made the desk's socket, by the kernel's word: a channel's keeper.
-    pub fn keeper(&self) -> Result<rustix::process::Pid, Errno> {
-        self.0.peer_process()
+    pub fn keeper(&self) -> Result<Pid, Errno> {
+        let number = self.0.peer_process()?.try_into().map_err(|_| Errno::SRCH)?;
+        Pid::from_raw(number).ok_or(Errno::SRCH)
     }
 
     /// Hands `grant`, made to `client`, over; gives the token, or nothing where the channel's process ends

@@ -12,6 +12,7 @@
 //! [`owner`] is the other program in here: what the owner of the folders sees and orders.
 
 pub mod backend;
+pub mod cli;
 pub mod demux;
 pub mod desk;
 pub mod exports;

@@ -160,8 +160,7 @@ fn end_channel(client: &QubeName, path: &Path, desk: &Visitor) -> Result<u32, Ow
         Err(errno) => return Err(endless(errno)),
     };
     // The number is still the keeper's if the desk, which is gone when the keeper is, is still there.
-    let still = transport::local::MessageSocket::connect(path);
-    if still.and_then(|socket| socket.peer_process()) != Ok(keeper) {
+    if Visitor::at(path).and_then(|again| again.keeper()) != Ok(keeper) {
         return Ok(0);
     }
     let streams = desk.end(None).unwrap_or(0);

@@ -25,7 +25,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
@@ -82,6 +82,8 @@ struct Daemon {
     current: RefCell<Option<Rc<Channel>>>,
     /// Where this process's messages go.
     log: String,
+    /// Those that later calls have become.
+    others: RefCell<Vec<Weak<Channel>>>,
     mounts: RefCell<BTreeMap<u64, Rc<Booked>>>,
     next: Cell<u64>,
     /// Connections and mounts that keep the daemon alive.
@@ -122,6 +124,7 @@ async fn serve(
         channel: tokio::sync::Mutex::new(None),
         current: RefCell::default(),
         log,
+        others: RefCell::default(),
         mounts: RefCell::default(),
         next: Cell::new(1),
         busy: Cell::new(0),
@@ -156,10 +159,15 @@ async fn serve(
     daemon.take_away();
     // Whoever holds the lock waits for a call, perhaps for long; it ends with this daemon's tasks.
     let channel = daemon.channel.try_lock().ok().and_then(|mut channel| channel.take());
-    if let Some(channel) = channel {
-        channel.finish();
-        let _ = tokio::time::timeout(Duration::from_secs(2), channel.wait_end()).await;
-    }
+    let others = daemon.others.take();
+    let channels: Vec<_> = others.iter().filter_map(Weak::upgrade).chain(channel).collect();
+    channels.iter().for_each(|channel| channel.finish());
+    let ends = async {
+        for channel in &channels {
+            channel.wait_end().await;
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(2), ends).await;
     Ok(())
 }
 
@@ -498,6 +506,9 @@ impl Daemon {
     /// Takes a channel that a later call has become: the one that later calls are for from now on, unless
     /// there is one that the same cannot be said of, since it leads to another qube.
     fn keep_channel(&self, channel: &Rc<Channel>) {
+        let mut others = self.others.borrow_mut();
+        others.retain(|other| other.strong_count() > 0);
+        others.push(Rc::downgrade(channel));
         let Ok(mut held) = self.channel.try_lock() else { return };
         let target = self.pair.target.as_str();
         let stays = held.as_ref().is_some_and(|held| {

@@ -314,3 +314,24 @@ case_a_socket_serves_other_clients() {
     within 5 no_process_left
     [ ! -e $QVM_SOCKET ]
 }
+
+case_a_mount_that_the_owner_ends_gives_eio() {
+    serve a b
+    for name in a b; do
+        echo $name >$served/$name/file
+        mount_folder $name
+    done
+    "$KERNEL_PROGRAMS/qvm-folder-server" --list
+    [ "$("$KERNEL_PROGRAMS/qvm-folder-server" --list | grep -c "^client  */mnt/served/[ab]  *rw ")" = 2 ]
+    exec 7<$mounts/a/file
+    "$KERNEL_PROGRAMS/qvm-folder-server" --disconnect client $served/a
+    ! said=$(cat <&7 2>&1) && grep 'Input/output error' <<<"$said"
+    ! said=$(ls $mounts/a 2>&1) && grep 'Input/output error' <<<"$said"
+    exec 7<&-
+    [ "$(<$mounts/b/file)" = b ]
+    umount_folder a
+    "$KERNEL_PROGRAMS/qvm-folder-server" --disconnect client
+    ! said=$(cat $mounts/b/file 2>&1) && grep 'Input/output error' <<<"$said"
+    umount_folder b
+    within 5 no_process_left
+}

@@ -74,9 +74,9 @@ impl MessageSocket {
         Ok(sockopt::socket_peercred(&self.0)?.uid.as_raw())
     }
 
-    /// The process that made the other end; for a connection, that made it listen.
-    pub fn peer_process(&self) -> Result<rustix::process::Pid, Errno> {
-        Ok(sockopt::socket_peercred(&self.0)?.pid)
+    /// The process that made the other end; for a connection, that listens there.
+    pub fn peer_process(&self) -> Result<u32, Errno> {
+        Ok(sockopt::socket_peercred(&self.0)?.pid.as_raw_nonzero().get().unsigned_abs())
     }
 
     /// The next connection of somebody with this process's user or root; others are closed at once.

@@ -74,7 +74,7 @@ pub enum Notice {
     /// A stream has ended: its 9P client has closed, or is to blame.
     Ended(LinkId, LinkEnd),
     /// A stream was ended by the far end, which chose the words, or because of it. Its 9P client gets EIO
-    /// until it closes.
+    /// until it closes; one without has ended as well.
     Closed(LinkId, Reason),
     /// The channel has ended. The 9P clients get EIO until they close; streams without one have ended.
     Lost(ChannelEnd),
@@ -398,9 +398,9 @@ impl Role for Links {
             Event::Closed { stream, reason, .. } => {
                 if let Some(id) = self.streams.get(&stream).map(|stream| stream.id) {
                     cx.mux.close(stream, Reason::done());
-                    if self.fail(stream) {
-                        self.notify(Notice::Closed(id, reason));
-                    } else {
+                    let stays = self.fail(stream);
+                    self.notify(Notice::Closed(id, reason));
+                    if !stays {
                         self.forget(cx.registry, stream);
                         self.notify(Notice::Ended(id, LinkEnd::FarEnd));
                     }
