@@ -3,6 +3,8 @@
 
 CARGO ?= cargo
 PREFIX ?= /usr
+# Where mount(8) looks for its helpers, whatever PREFIX is.
+SBINDIR ?= /usr/sbin
 DESTDIR ?=
 # Which build is installed and packaged; the tests package the one that they have made.
 PROFILE ?= release
@@ -17,7 +19,7 @@ CARGO_FUZZ = 0.13.1
 
 export FOLDER
 
-.PHONY: all build test fuzz demo install install-dom0 rpm deb test-packages trees tools lint
+.PHONY: all build test fuzz demo install man install-dom0 rpm deb test-packages trees tools lint
 
 all: build
 
@@ -54,13 +56,29 @@ fuzz: tools
 demo: tools
 	@client/demo.sh
 
+# The man pages and completions, made from the programs' own command lines.
+MANUAL = target/manual
+
+man:
+	$(CARGO) run $(if $(filter release,$(PROFILE)),--release) --quiet -p client --example manual -- $(MANUAL)
+
 # For the template of the qubes; what dom0 needs comes in a package of its own.
-install: build
+install: build man
 	install -D -m 0755 target/$(PROFILE)/qvm-mount-folder '$(DESTDIR)$(PREFIX)/bin/qvm-mount-folder'
 	install -D -m 0755 target/$(PROFILE)/qvm-folder-server '$(DESTDIR)$(PREFIX)/bin/qvm-folder-server'
+	install -d '$(DESTDIR)$(SBINDIR)'
+	ln -sfr '$(DESTDIR)$(PREFIX)/bin/qvm-mount-folder' '$(DESTDIR)$(SBINDIR)/mount.qvm'
 	install -D -m 0755 policy/files/sharedfolders.Mount '$(DESTDIR)/etc/qubes-rpc/sharedfolders.Mount'
 	install -D -m 0755 policy/files/sharedfolders.MountReadOnly '$(DESTDIR)/etc/qubes-rpc/sharedfolders.MountReadOnly'
 	install -D -m 0644 policy/files/exports.toml '$(DESTDIR)$(PREFIX)/share/doc/qubes-shared-folders/exports.toml'
+	for page in $(MANUAL)/*.[158]; do \
+	    install -D -m 0644 "$$page" '$(DESTDIR)$(PREFIX)/share/man/'"man$${page##*.}/$${page##*/}" || exit; \
+	done
+	for name in qvm-mount-folder qvm-folder-server; do \
+	    install -D -m 0644 $(MANUAL)/$$name.bash '$(DESTDIR)$(PREFIX)/share/bash-completion/completions/'$$name && \
+	    install -D -m 0644 $(MANUAL)/$$name.zsh '$(DESTDIR)$(PREFIX)/share/zsh/site-functions/'_$$name && \
+	    install -D -m 0644 $(MANUAL)/$$name.fish '$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/'$$name.fish || exit; \
+	done
 
 # For dom0. Its group qubes is given where it is there, as the package does it.
 install-dom0:

@@ -11,7 +11,7 @@ use clap::{ArgAction, ArgGroup, Parser, ValueEnum};
 use crate::exit;
 
 /// What is done instead of mounting.
-const OTHERS: [&str; 5] = ["list", "watch", "unmount", "recent_servers", "daemon"];
+const OTHERS: [&str; 5] = ["list", "watch", "unmount", "complete_servers", "daemon"];
 
 /// What only mounting has a use for.
 const MOUNTING: [&str; 15] = [
@@ -66,7 +66,7 @@ pub struct Cli {
     /// An existing folder here, where it appears
     #[arg(
         value_name = "MOUNTPOINT",
-        required_unless_present_any = ["socket", "list", "watch", "unmount", "recent_servers", "daemon"],
+        required_unless_present_any = ["socket", "list", "watch", "unmount", "complete_servers", "daemon"],
         conflicts_with = "socket",
     )]
     pub mountpoint: Option<PathBuf>,
@@ -193,7 +193,7 @@ pub struct Cli {
 
     /// Print the qubes that were mounted from, the last one first, for completions.
     #[arg(long, hide = true, conflicts_with_all = MOUNTING)]
-    pub recent_servers: bool,
+    pub complete_servers: bool,
 
     /// Say what is done; twice: say more
     ///

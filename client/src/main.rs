@@ -59,7 +59,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Task::Mount(plan) => mount::run(&plan),
         Task::List(show) => status::run(show),
         Task::Unmount(path) => unmount::run(&path),
-        Task::RecentServers => {
+        Task::CompleteServers => {
             recent::servers().iter().for_each(|server| println!("{server}"));
             Ok(())
         }

@@ -219,7 +219,7 @@ fn stream(
 
 /// Listens to the daemon until there is a stream; nothing where it left without a word.
 fn conversation(plan: &Plan, socket: MessageSocket) -> Result<Option<Given>, Failure> {
-    let process = socket.peer_process().map_or(0, |pid| pid.as_raw_nonzero().get());
+    let process = socket.peer_process().unwrap_or(0);
     let lost = |errno: Errno| {
         let why = match errno {
             Errno::PROTO => format!(

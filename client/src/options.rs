@@ -151,6 +151,11 @@ const NAMES: [(MountFlags, &str); 6] = [
     (MountFlags::NOSYMFOLLOW, "nosymfollow"),
 ];
 
+/// Every option that is known, or refused with a reason; those without an option of this program's left out.
+pub fn names_of_all() -> impl Iterator<Item = &'static str> {
+    TABLE.iter().filter_map(|(name, _)| Some(find(name.as_bytes())?.0))
+}
+
 /// The names of `flags`, as mount(8) takes them.
 pub fn names(flags: MountFlags) -> impl Iterator<Item = &'static str> {
     NAMES.into_iter().filter(move |(flag, _)| flags.contains(*flag)).map(|(_, name)| name)

@@ -37,7 +37,7 @@ pub enum Task {
     /// Unmount what is there.
     Unmount(PathBuf),
     /// Print whom was mounted from.
-    RecentServers,
+    CompleteServers,
     /// Be the channel daemon; its words, unread.
     Daemon(Vec<OsString>),
 }
@@ -173,8 +173,8 @@ pub fn plan(cli: Cli) -> Result<Task, Failure> {
     if let Some(path) = cli.unmount {
         return Ok(Task::Unmount(path));
     }
-    if cli.recent_servers {
-        return Ok(Task::RecentServers);
+    if cli.complete_servers {
+        return Ok(Task::CompleteServers);
     }
     let what = aim(&cli);
     mount(cli).map(Task::Mount).map_err(|failure| failure.what(what))

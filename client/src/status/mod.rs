@@ -102,7 +102,7 @@ pub fn look(before: Option<&Look>) -> Look {
 }
 
 fn ask(socket: &MessageSocket) -> Result<(ChannelReport, Vec<Mount>), String> {
-    let process = socket.peer_process().map_or(0, |pid| pid.as_raw_nonzero().get());
+    let process = socket.peer_process().unwrap_or(0);
     let wrong = |errno| match errno {
         Errno::AGAIN => format!("process {process} does not answer; it may be stopped"),
         Errno::PROTO => format!("process {process} answers what is not to be understood"),
