@@ -1,0 +1,294 @@
+//! Folders mounted with this machine's FUSE and used by ordinary programs: ours against sshfs on the
+//! same channel, and against the disk itself.
+//!
+//! Cold is a folder that the mount has not been asked about yet: each sample gets one of its own, so
+//! that no cache has to be emptied. The server's side has it in its page cache in any case.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::{Setting, shape};
+use crate::channel::DEFAULT_RING;
+use crate::harness::pair::Pair;
+use crate::harness::peer::Sshfs;
+use crate::harness::scratch::Scratch;
+use crate::harness::{find, run};
+use crate::record::{Line, Target, interleaved};
+
+/// Names in the folder that is listed.
+const NAMES: usize = 1_000;
+/// Bytes of a read(2) or write(2).
+const BLOCK: usize = 128 << 10;
+
+/// What an ordinary program does in a mount.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Native {
+    /// Reads a large file from its start.
+    Read,
+    /// Writes one, to fsync.
+    Write,
+    /// `ls -l`, first time; files with an extended attribute each, or without.
+    ListCold(bool),
+    /// `ls -l`, once more.
+    ListWarm,
+    /// `find` with a stat of everything.
+    Find,
+    /// `git status`.
+    GitStatus,
+    /// `tar -x` of small files.
+    Unpack,
+}
+
+impl Native {
+    /// All of them.
+    pub const ALL: [Native; 8] = [
+        Native::Read,
+        Native::Write,
+        Native::ListCold(true),
+        Native::ListCold(false),
+        Native::ListWarm,
+        Native::Find,
+        Native::GitStatus,
+        Native::Unpack,
+    ];
+
+    /// As names of benches have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Native::Read => "read",
+            Native::Write => "write",
+            Native::ListCold(true) => "ls-l-cold-xattr",
+            Native::ListCold(false) => "ls-l-cold",
+            Native::ListWarm => "ls-l-warm",
+            Native::Find => "find",
+            Native::GitStatus => "git-status",
+            Native::Unpack => "unpack",
+        }
+    }
+
+    /// What the design asks of it, against sshfs.
+    fn target(self) -> Option<Target> {
+        match self {
+            Native::Read => Some(Target::AtLeast(1.8)),
+            Native::ListCold(true) => Some(Target::AtLeast(2.0)),
+            Native::ListCold(false) => Some(Target::AtLeast(3.0)),
+            _ => None,
+        }
+    }
+
+    /// Makes what it needs in the served folder, named for the `number`th run.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn prepare(self, scratch: &Scratch, number: usize, setting: &Setting) -> Result<String> {
+        let files = setting.effort.files;
+        let name = format!("served/{}-{number}", self.name());
+        match self {
+            Native::Read => scratch.file(&name, setting.effort.bytes).map(drop)?,
+            Native::Write => scratch.folder(&name).map(drop)?,
+            Native::ListCold(xattr) => {
+                scratch.names(&name, NAMES.min(files.max(1)), xattr).map(drop)?;
+            }
+            // The one folder of all runs.
+            Native::ListWarm => {
+                if !scratch.at("served/warm").exists() {
+                    scratch.names("served/warm", NAMES.min(files.max(1)), false)?;
+                }
+                return Ok("warm".into());
+            }
+            Native::Find => scratch.tree(&name, files.div_ceil(50), 50).map(drop)?,
+            Native::GitStatus => scratch.repository(&name, files.div_ceil(50), 50).map(drop)?,
+            Native::Unpack => {
+                if !scratch.at("small.tar").exists() {
+                    scratch.archive("small.tar", files.div_ceil(50), 50)?;
+                }
+                scratch.folder(&name)?;
+            }
+        }
+        rustix::fs::syncfs(File::open(scratch.path())?)?;
+        Ok(format!("{}-{number}", self.name()))
+    }
+
+    /// Does it with what is named `name` below `root`; gives the time.
+    ///
+    /// # Errors
+    /// The program fails.
+    pub fn run(self, root: &Path, name: &str, scratch: &Scratch, bytes: u64) -> Result<Duration> {
+        let path = root.join(name);
+        let start = Instant::now();
+        match self {
+            Native::Read => {
+                let mut file = File::open(path)?;
+                let mut block = vec![0; BLOCK];
+                while file.read(&mut block)? > 0 {}
+            }
+            Native::Write => {
+                let mut file = File::create(path.join("file"))?;
+                let block = vec![7; BLOCK];
+                for _ in 0..bytes / BLOCK as u64 {
+                    file.write_all(&block)?;
+                }
+                file.sync_all()?;
+            }
+            Native::ListCold(_) | Native::ListWarm => run(Command::new("ls").arg("-l").arg(path))?,
+            Native::Find => {
+                run(Command::new("find").arg(path).args(["-newer", "/", "-size", "+9"]))?
+            }
+            // As a person's: it would write its index anew where that helps.
+            Native::GitStatus => {
+                let mut git = Command::new("git");
+                run(git.args(["-c", "safe.directory=*", "-C"]).arg(path).arg("status"))?;
+            }
+            Native::Unpack => {
+                let archive = scratch.at("small.tar");
+                run(Command::new("tar").arg("-xf").arg(archive).arg("-C").arg(path))?;
+            }
+        }
+        Ok(start.elapsed())
+    }
+}
+
+/// A folder of this machine, and the same through both mounts.
+pub struct Mounts {
+    /// The files.
+    pub scratch: Scratch,
+    /// The served folder itself.
+    pub disk: PathBuf,
+    /// Where ours is mounted; nothing where it cannot be, and why.
+    pub ours: Result<PathBuf, String>,
+    /// Where sshfs is.
+    pub sshfs: PathBuf,
+    _pair: Pair,
+    _sshfs: Sshfs,
+}
+
+impl Mounts {
+    /// Mounts them.
+    ///
+    /// # Errors
+    /// FUSE or sshfs is not there.
+    pub fn new(setting: &Setting) -> Result<Mounts> {
+        let programs = &setting.programs;
+        crate::harness::fuse_of_this_machine().map_err(anyhow::Error::msg)?;
+        let scratch = Scratch::new(&setting.place)?;
+        let disk = scratch.folder("served")?;
+        let at = scratch.folder("mounts/ours")?;
+        let sshfs = scratch.folder("mounts/sshfs")?;
+        let shape = shape(DEFAULT_RING, Duration::ZERO);
+        let mut pair = Pair::new(programs, &shape)?;
+        let ours = match programs.fuse() {
+            Ok(()) => pair.mount_fuse(&disk, &at, &[]).map(|()| at).map_err(|e| format!("{e:#}")),
+            Err(why) => Err(why),
+        };
+        let mounted = Sshfs::mount(programs, &shape, &disk, &sshfs)?;
+        Ok(Mounts { scratch, disk, ours, sshfs, _pair: pair, _sshfs: mounted })
+    }
+}
+
+impl Mounts {
+    /// Lets `native` run once below `root`, as the `number`th, on files of its own.
+    ///
+    /// # Errors
+    /// The files cannot be made, or the program fails.
+    pub fn once(
+        &self,
+        native: Native,
+        root: &Path,
+        number: usize,
+        setting: &Setting,
+    ) -> Result<Duration> {
+        let name = native.prepare(&self.scratch, number, setting)?;
+        let time = native.run(root, &name, &self.scratch, setting.effort.bytes)?;
+        let made = self.disk.join(&name);
+        match native {
+            // The one folder of all runs.
+            Native::ListWarm => {}
+            Native::Read => std::fs::remove_file(made)?,
+            _ => std::fs::remove_dir_all(made)?,
+        }
+        Ok(time)
+    }
+}
+
+/// Everything, with sshfs and the disk beside it.
+pub fn all(setting: &Setting) -> Result<Vec<Line>> {
+    let missing = |why: &str| {
+        let line = |native: Native| {
+            let name = native.name();
+            let line = Line::missing(&what(native), &format!("mount/{name}/ours"), why);
+            native.target().map_or(line.clone(), |target| line.target(target))
+        };
+        Native::ALL.map(line).into()
+    };
+    if let Err(why) = crate::harness::fuse_of_this_machine() {
+        return Ok(missing(&why));
+    }
+    if find("sshfs").is_none() || find("sftp-server").is_none() {
+        return Ok(missing(
+            "sshfs and sftp-server are not there (packages sshfs, openssh-sftp-server)",
+        ));
+    }
+    let mounts = Mounts::new(setting)?;
+    let mut lines = Vec::new();
+    for native in Native::ALL {
+        lines.extend(one(setting, native, &mounts)?);
+    }
+    Ok(lines)
+}
+
+fn what(native: Native) -> String {
+    match native {
+        Native::Read => "FUSE mount: sequential read".into(),
+        Native::Write => "FUSE mount: sequential write and fsync".into(),
+        Native::ListCold(true) => "FUSE mount: ls -l of 1,000 names with xattrs, cold".into(),
+        Native::ListCold(false) => "FUSE mount: ls -l of 1,000 names, cold".into(),
+        Native::ListWarm => "FUSE mount: ls -l of 1,000 names, warm".into(),
+        Native::Find => "FUSE mount: find with a stat of everything, cold".into(),
+        Native::GitStatus => "FUSE mount: git status, cold".into(),
+        Native::Unpack => "FUSE mount: unpacking small files".into(),
+    }
+}
+
+fn one(setting: &Setting, native: Native, mounts: &Mounts) -> Result<Vec<Line>> {
+    let number = std::cell::Cell::new(0);
+    let measured = |root: &Path| {
+        let time = mounts.once(native, root, number.replace(number.get() + 1), setting)?;
+        Ok(time.as_secs_f64() * 1e3)
+    };
+    let (mut disk, mut sshfs) = (|| measured(&mounts.disk), || measured(&mounts.sshfs));
+    let rounds = setting.effort.rounds;
+    let name = native.name();
+    let line = |samples: &[f64], who: &str| {
+        Line::new(&what(native), &format!("mount/{name}/{who}"), "ms", samples)
+    };
+    let with_target = |line: Line| match native.target() {
+        Some(target) => line.target(target),
+        None => line,
+    };
+    match &mounts.ours {
+        Ok(root) => {
+            let mut ours = || measured(root);
+            let samples = interleaved(rounds, &mut [&mut disk, &mut sshfs, &mut ours])?;
+            let [disk, sshfs, ours] = &samples[..] else { unreachable!("as many as asked") };
+            let against = line(ours, "ours").times_less("sshfs", ours, sshfs);
+            Ok(vec![
+                with_target(against),
+                line(ours, "ours-disk").times_less("the disk itself", ours, disk),
+            ])
+        }
+        Err(why) => {
+            let samples = interleaved(rounds, &mut [&mut disk, &mut sshfs])?;
+            let [disk, sshfs] = &samples[..] else { unreachable!("as many as asked") };
+            let ours = Line::missing(&what(native), &format!("mount/{name}/ours"), why);
+            Ok(vec![
+                with_target(ours),
+                line(sshfs, "sshfs").times_less("the disk itself", sshfs, disk),
+            ])
+        }
+    }
+}
