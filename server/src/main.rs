@@ -1,6 +1,7 @@
 //! `qvm-folder-server`: the qrexec service that serves a folder of this qube to another, and what the
 //! folder's owner asks of it.
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;

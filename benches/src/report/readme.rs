@@ -28,7 +28,7 @@ fn table(record: &Record) -> String {
     let mut table = format!("{}\n", circumstances(record));
     for warning in &record.warnings {
         // Writing to a String does not fail, here and below.
-        let _ = write!(table, "Warning: {warning}.\n");
+        let _ = writeln!(table, "Warning: {warning}.");
     }
     table += "\n| what | measured | against | ratio | to reach | reached |\n\
               | --- | --- | --- | --- | --- | --- |\n";

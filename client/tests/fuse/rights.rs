@@ -100,7 +100,7 @@ fn others_are_let_in_where_the_administrator_lets_users_do_so() {
         assert!(said(&mounted).contains("user_allow_other"), "{}", said(&mounted));
         assert!(said(&mounted).contains("hint: "), "{}", said(&mounted));
     }
-    assert_eq!(as_root("ls").arg(user.place.at("here")).output().unwrap().status.success(), true);
+    assert!(as_root("ls").arg(user.place.at("here")).output().unwrap().status.success());
 }
 
 #[test]
