@@ -19,7 +19,8 @@ CARGO_FUZZ = 0.13.1
 
 export FOLDER
 
-.PHONY: all build test fuzz demo install man install-dom0 rpm deb test-packages trees tools lint
+.PHONY: all build test test-conformance fuzz demo install man install-dom0 rpm deb test-packages trees tools
+.PHONY: lint
 
 all: build
 
@@ -52,6 +53,12 @@ fuzz: tools
 	$(CARGO) clippy --manifest-path transport/fuzz/Cargo.toml --target-dir target/fuzz -- -D warnings
 	$(CARGO) clippy --manifest-path server/fuzz/Cargo.toml --target-dir target/fuzz -- -D warnings
 	@.ci/fuzz $(FUZZ_SECONDS)
+
+# The long form of what `make test` runs a short form of.
+test-conformance: tools
+	$(CARGO) build --workspace --bins
+	@CARGO='$(CARGO)' .ci/install-suites
+	FSX_OPERATIONS=100000 KERNEL_PATIENCE=4 $(CARGO) test -p client --test kernel -- conformance::
 
 demo: tools
 	@client/demo.sh

@@ -134,6 +134,9 @@ fn missing(reference: bool) -> Option<String> {
     if reference {
         return None;
     }
+    if !suites().join("pjdfstest").exists() {
+        return Some(format!("there is no pjdfstest in {:?}: run .ci/install-suites", suites()));
+    }
     let program = PROGRAMS.iter().find(|program| !programs().join(program).exists())?;
     Some(format!("there is no {program} in {:?}: run `cargo build --workspace --bins`", programs()))
 }
@@ -153,6 +156,11 @@ fn v9fs() -> PathBuf {
 
 fn programs() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_qvm-mount-folder")).parent().unwrap()
+}
+
+/// Where the suites are installed that others wrote to try a file system with (`.ci/install-suites`).
+fn suites() -> PathBuf {
+    env::var_os("SUITES").map(PathBuf::from).unwrap_or_else(|| programs().join("../tools/bin"))
 }
 
 /// All scripts with cases that the options select.
@@ -326,6 +334,8 @@ fn init_script(script: &Script, folder: &Path, options: &Options) -> String {
     set("KERNEL_CASES", &script.cases.join(" "));
     set("KERNEL_MODULES", &script.modules);
     set("KERNEL_BACKEND", &script.backend);
+    set("KERNEL_SUITES", suites().to_str().unwrap());
+    set("KERNEL_FSX_OPERATIONS", &env::var("FSX_OPERATIONS").unwrap_or_default());
     set("KERNEL_REFERENCE", options.reference.as_deref().unwrap_or(""));
     text + "exec /bin/bash \"$KERNEL_FOLDER/boot.sh\"\n"
 }
