@@ -160,7 +160,7 @@ fn programs() -> &'static Path {
 
 /// Where the suites are installed that others wrote to try a file system with (`.ci/install-suites`).
 fn suites() -> PathBuf {
-    env::var_os("SUITES").map(PathBuf::from).unwrap_or_else(|| programs().join("../tools/bin"))
+    programs().join("../tools/bin")
 }
 
 /// All scripts with cases that the options select.

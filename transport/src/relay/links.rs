@@ -18,6 +18,7 @@ use super::link::{Link, LinkEnd};
 use super::mailbox::{Mailbox, Sender};
 use super::pump::{self, BELL, Context, EVENTS, FIRST, Role};
 use super::ready::Ready;
+use super::spin::Spin;
 use crate::id::{Msize, StreamId};
 use crate::mux::preface::{Capabilities, ClientHello, Role as CallRole, ServerHello};
 use crate::mux::{Authorisation, Code, Config, Connection, Event, Open, Reason, Side};
@@ -88,6 +89,7 @@ pub struct Plane {
     poll: Poll,
     channel: Channel,
     links: Links,
+    spin: Spin,
 }
 
 /// The streams of a channel's client end.
@@ -156,7 +158,8 @@ impl Links {
             ready: Vec::new(),
             finishing: false,
         };
-        Ok(Plane { poll, channel, links })
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Plane { poll, channel, links, spin: Spin::new(cores > 1) })
     }
 
     fn notify(&mut self, notice: Notice) {
@@ -361,10 +364,15 @@ impl Plane {
         self.links.mailbox.sender()
     }
 
+    /// Sleeps at once where there is nothing to do, and never looks for work before.
+    pub fn without_polling(self) -> Plane {
+        Plane { spin: Spin::new(false), ..self }
+    }
+
     /// Moves bytes until the channel ends, which a notice tells, and then answers EIO to whoever is left
     /// at a 9P socket, until the last has closed it.
     pub fn run(mut self) {
-        let end = pump::run(&mut self.poll, self.channel, &mut self.links);
+        let end = pump::run_spinning(&mut self.poll, self.channel, &mut self.links, self.spin);
         self.links.outlive(&mut self.poll, end);
     }
 }

@@ -20,4 +20,5 @@ pub mod mailbox;
 pub mod outbox;
 pub mod pump;
 pub mod ready;
+pub mod spin;
 mod sys;

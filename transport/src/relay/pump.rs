@@ -11,6 +11,7 @@ use mio::{Events, Poll, Registry, Token};
 use super::buffer::Buffers;
 use super::channel::{Channel, ChannelEnd, Greeting};
 use super::ready::Ready;
+use super::spin::Spin;
 use crate::mux::{Code, Connection, Event};
 
 /// The token of the mailbox's bell.
@@ -57,7 +58,17 @@ pub trait Role {
 }
 
 /// Runs a channel until it ends, and says why it did.
-pub fn run(poll: &mut Poll, mut channel: Channel, role: &mut impl Role) -> ChannelEnd {
+pub fn run(poll: &mut Poll, channel: Channel, role: &mut impl Role) -> ChannelEnd {
+    run_spinning(poll, channel, role, Spin::new(false))
+}
+
+/// As [`run`], looking for work before it sleeps where `spin` finds it worth it.
+pub fn run_spinning(
+    poll: &mut Poll,
+    mut channel: Channel,
+    role: &mut impl Role,
+    mut spin: Spin,
+) -> ChannelEnd {
     let start = Instant::now();
     let mut buffers = Buffers::new();
     let mut events = Events::with_capacity(EVENTS);
@@ -90,7 +101,7 @@ pub fn run(poll: &mut Poll, mut channel: Channel, role: &mut impl Role) -> Chann
             (true, _) => Some(Duration::ZERO),
             (false, due) => due.map(|due| due.saturating_sub(now)),
         };
-        if let Err(error) = poll.poll(&mut events, sleep) {
+        if let Err(error) = wait(poll, &mut events, sleep, &mut spin, start) {
             if error.kind() == std::io::ErrorKind::Interrupted {
                 continue;
             }
@@ -105,6 +116,38 @@ pub fn run(poll: &mut Poll, mut channel: Channel, role: &mut impl Role) -> Chann
             }
         }
     }
+}
+
+/// Waits for events for at most `sleep`: looks for them first where that is worth it.
+fn wait(
+    poll: &mut Poll,
+    events: &mut Events,
+    sleep: Option<Duration>,
+    spin: &mut Spin,
+    start: Instant,
+) -> std::io::Result<()> {
+    if sleep == Some(Duration::ZERO) {
+        return poll.poll(events, sleep);
+    }
+    let began = start.elapsed();
+    let mut slept = true;
+    if spin.is_worth_it(began) {
+        let mut last = began;
+        loop {
+            poll.poll(events, Some(Duration::ZERO))?;
+            let now = start.elapsed();
+            slept = events.is_empty();
+            if !slept || !spin.goes_on(began, last, now) {
+                break;
+            }
+            last = now;
+        }
+    }
+    if slept {
+        poll.poll(events, sleep)?;
+    }
+    spin.waited(began, start.elapsed(), slept);
+    Ok(())
 }
 
 fn pass(
