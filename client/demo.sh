@@ -3,9 +3,10 @@
 # (kernel, client end, channel, server end, file server), copies it both ways, compares every byte, says
 # how fast it was, unmounts, and shows that nothing is left running.
 #
-# It mounts with this machine's kernel where that has v9fs and root's rights are at hand, otherwise with
-# the kernel of user-mode Linux, which boots as an ordinary process and sees this machine's files. In
-# there a system call costs ten times more: its figures are for comparison with each other only.
+# It mounts with this machine's kernel: with its v9fs where it has that and root's rights are at hand, else
+# with FUSE. Where it has neither, with the kernel of user-mode Linux, which boots as an ordinary process
+# and sees this machine's files. In there a system call costs ten times more: its figures are for
+# comparison with each other only.
 #
 # FOLDER=/some/folder mounts that folder (it is only read); otherwise a tree of some 300 MB is made.
 set -euo pipefail
@@ -42,7 +43,8 @@ inside() {
     say "Mounting it, and an empty folder for writing, as a qube would: qvm-mount-folder work FOLDER MOUNTPOINT"
     note "--via local starts the service here, as qrexec would; both mounts share one channel"
     "$programs/qvm-mount-folder" work "$from" "$work/mount" --via local --read-only
-    "$programs/qvm-mount-folder" work "$work/scratch" "$work/scratch.mount" --via local
+    # What is measured is to be the road, not what the kernel remembers: FUSE is to ask each time.
+    "$programs/qvm-mount-folder" work "$work/scratch" "$work/scratch.mount" --via local --coherence strict
     "$programs/qvm-mount-folder" --list
 
     say "Copying everything out of the mount"
@@ -62,7 +64,7 @@ inside() {
     printf '   %-34s %10s %10s %13s %8s\n' '' 'read MB/s' 'write MB/s' 'round trip us' 'stat/s'
     read -ra row < <(help rates "$work/scratch.mount" rates)
     line 'this program' "${row[@]}"
-    if [ "$(id -u)" -eq 0 ]; then
+    if [ "$(id -u)" -eq 0 ] && grep -qw 9p /proc/filesystems; then
         help diod "$work/scratch" "$work/diod.mount" msize=65536,cache=none
         read -ra row < <(help rates "$work/diod.mount" rates)
         line 'diod directly on a socketpair' "${row[@]}"
@@ -73,7 +75,7 @@ inside() {
     note "(round trip: fstat of an open file, median; stat/s: by name; of the socketpair: 64 KiB writes)"
 
     say "Unmounting"
-    $sudo umount "$work/mount" "$work/scratch.mount"
+    unmount "$work/mount" "$work/scratch.mount"
     sleep 1
     note "what is running of this program a second later (ps):"
     # A process that is only waiting to be collected by init has ended.
@@ -82,6 +84,18 @@ inside() {
         return 1
     fi
     note "nothing"
+}
+
+# As whoever mounted: root, or this user through fusermount3.
+unmount() {
+    local each
+    for each; do
+        if grep -q " $each fuse.qvm .*user_id=$(id -u)," /proc/mounts && [ "$(id -u)" -ne 0 ]; then
+            fusermount3 -u "$each"
+        else
+            $sudo umount "$each"
+        fi
+    done
 }
 
 line() {
@@ -123,19 +137,32 @@ v9fs_here() {
     grep -qw 9p /proc/filesystems
 } 2>/dev/null
 
+# Root opens it whatever its mode; others need the helper besides.
+fuse_here() {
+    [ -c /dev/fuse ] || return 1
+    [ "$(id -u)" -eq 0 ] || { [ -w /dev/fuse ] && command -v fusermount3 >/dev/null; }
+}
+
+by=
 if v9fs_here; then
-    say "This machine's kernel ($(uname -r)) has v9fs: mounting with it"
+    by=v9fs
+elif fuse_here; then
+    by=FUSE
+fi
+if [ -n "$by" ]; then
+    say "Mounting with $by of this machine's kernel ($(uname -r))"
     work=$(mktemp -d)
-    trap '$sudo umount -q "$work"/*mount 2>/dev/null || true; rm -rf --one-file-system "$work"' EXIT
+    trap 'for each in "$work"/*mount; do unmount "$each" 2>/dev/null || true; done
+        rm -rf --one-file-system "$work"' EXIT
     inside "$work"
     say "Done"
     exit
 fi
 
-say "Mounting with the kernel of user-mode Linux (this one has no v9fs, or mounting is not permitted)"
+say "Mounting with the kernel of user-mode Linux (this one has neither v9fs nor FUSE that may be used)"
 if [ -n "${FOLDER:-}" ] && [ "$(du -sm --apparent-size "$FOLDER" | cut -f 1)" -gt 1000 ]; then
     echo "error: $FOLDER is larger than the 1,000 MB that this machine in memory can copy" >&2
-    echo "hint: choose a smaller folder, or run this as root on a kernel with v9fs" >&2
+    echo "hint: choose a smaller folder, or run this on a kernel with v9fs or FUSE" >&2
     exit 1
 fi
 init=$(mktemp)

@@ -40,6 +40,11 @@ impl Device {
         Ok(Device { fd: sys::register_descriptor(fd, WAITED_FOR)? })
     }
 
+    /// The descriptor once more, for who writes what was not asked for.
+    pub fn again(&self) -> std::io::Result<OwnedFd> {
+        self.fd.get_ref().try_clone()
+    }
+
     /// The next request; nothing once the mount has gone.
     pub async fn next(&self, buffers: &mut Buffers) -> std::io::Result<Option<Request>> {
         loop {

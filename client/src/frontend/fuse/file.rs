@@ -110,7 +110,7 @@ impl Mount {
             // Another client has taken the name meanwhile.
             return Err(Errno::STALE);
         }
-        let node = self.nodes.found(unopened, now, &attr);
+        let node = self.found(unopened, now, &attr, parent.id, name);
         let mut reply = Reply::of(&self.entry(&node, now, &attr));
         reply.head.extend_from_slice(self.opened(&node, fid, qid, arg.flags).as_bytes());
         Ok(reply)

@@ -232,7 +232,7 @@ impl Mount {
         };
         match result {
             Ok((fid, qid, attr)) => {
-                let node = self.nodes.found(fid, qid, &attr);
+                let node = self.found(fid, qid, &attr, folder.node.id, &entry.name);
                 self.entry(&node, qid, &attr)
             }
             Err(_) => fuse_entry_out::default(),

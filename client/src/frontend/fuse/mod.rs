@@ -30,6 +30,7 @@ mod mount;
 mod names;
 mod ninep;
 mod node;
+mod notify;
 pub mod thread;
 mod xattr;
 

@@ -8,23 +8,26 @@
 //!                                    └─► ninep ═ 9P socket ═► the channel's relay
 //! ```
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use polyfuse_kernel::*;
 use rustix::io::Errno;
+use transport::ninep::Qid;
 use zerocopy::FromBytes;
 
 use super::abi::{self, Reply, Request};
+use super::attr::Attr;
 use super::device::{Device, MAX_WRITE};
 use super::handle::Handles;
 use super::idmap::IdMap;
 use super::interrupt::{Cancel, Fate, LOOK, UNSEEN, fate};
 use super::lock::Owners;
-use super::ninep::Client;
-use super::node::Nodes;
+use super::ninep::{Client, OwnedFid};
+use super::node::{LIMIT, Node, Nodes};
+use super::notify::Notifier;
 
 /// Requests that the kernel makes of its own accord at once, such as reads ahead of a program: enough
 /// to keep a channel with a long way full.
@@ -62,6 +65,7 @@ pub struct Mount {
     pub idmap: IdMap,
     /// How long the kernel may believe what it was told.
     pub lifetime: Duration,
+    notifier: OnceCell<Notifier>,
     /// Requests without an answer that may be interrupted.
     waiting: RefCell<HashMap<u64, Rc<Waiting>>>,
 }
@@ -89,6 +93,7 @@ impl Mount {
             owners,
             idmap,
             lifetime,
+            notifier: OnceCell::new(),
             waiting: RefCell::default(),
         })
     }
@@ -96,6 +101,7 @@ impl Mount {
     /// Answers what the kernel asks, until the mount has gone.
     pub async fn serve(self: Rc<Self>, device: Device) -> std::io::Result<()> {
         let device = Rc::new(device);
+        let _ = self.notifier.set(Notifier::start(device.again()?)?);
         let mut buffers = Device::buffers();
         let mut turn = 0_u32;
         while let Some(request) = device.next(&mut buffers).await? {
@@ -115,6 +121,23 @@ impl Mount {
             }
         }
         Ok(())
+    }
+
+    /// The node that `fid` was walked to from `parent` by `name`. The kernel is about to be told of it; of
+    /// too many it is asked to forget some.
+    pub fn found(
+        &self,
+        fid: OwnedFid,
+        qid: Qid,
+        attr: &Attr,
+        parent: u64,
+        name: &[u8],
+    ) -> Rc<Node> {
+        let node = self.nodes.found(fid, qid, attr, parent, name);
+        if let Some(notifier) = self.notifier.get() {
+            self.nodes.shrink(LIMIT, |parent, name| notifier.forget(parent, name));
+        }
+        node
     }
 
     /// INIT: what both can do.

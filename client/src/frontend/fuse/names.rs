@@ -1,7 +1,5 @@
 //! Names and what they stand for: LOOKUP, and what makes, moves and removes names.
 
-use std::rc::Rc;
-
 use polyfuse_kernel::{
     fuse_entry_out, fuse_link_in, fuse_mkdir_in, fuse_mknod_in, fuse_rename_in, fuse_rename2_in,
 };
@@ -49,16 +47,15 @@ impl Mount {
         }
     }
 
-    fn found(&self, fid: OwnedFid, qid: Qid, attr: &Attr) -> Reply {
-        let node = self.nodes.found(fid, qid, attr);
-        Reply::of(&self.entry(&node, qid, attr))
-    }
-
     /// LOOKUP.
     pub async fn lookup(&self, cancel: &Cancel, request: &Request) -> Result<Reply, Errno> {
-        let parent = self.nodes.get(request.header.nodeid)?.fid();
-        match self.look(cancel, parent.number(), request.name()?).await {
-            Ok((fid, qid, attr)) => Ok(self.found(fid, qid, &attr)),
+        let parent = self.nodes.get(request.header.nodeid)?;
+        let name = request.name()?;
+        match self.look(cancel, parent.fid().number(), name).await {
+            Ok((fid, qid, attr)) => {
+                let node = self.found(fid, qid, &attr, parent.id, name);
+                Ok(Reply::of(&self.entry(&node, qid, &attr)))
+            }
             // That it is not there is known for as long as what is there.
             Err(Errno::NOENT) if !self.lifetime.is_zero() => Ok(Reply::of(&fuse_entry_out {
                 entry_valid: self.lifetime.as_secs(),
@@ -81,23 +78,24 @@ impl Mount {
     async fn make(
         &self,
         cancel: &Cancel,
-        parent: &Rc<OwnedFid>,
+        parent: &Node,
         name: &[u8],
         request: &Tmessage<'_>,
     ) -> Result<Reply, Errno> {
         self.client.call(cancel, request).await?;
-        let (fid, qid, attr) = self.look(cancel, parent.number(), name).await?;
-        Ok(self.found(fid, qid, &attr))
+        let (fid, qid, attr) = self.look(cancel, parent.fid().number(), name).await?;
+        let node = self.found(fid, qid, &attr, parent.id, name);
+        Ok(Reply::of(&self.entry(&node, qid, &attr)))
     }
 
     /// MKNOD.
     pub async fn mknod(&self, cancel: &Cancel, request: &Request) -> Result<Reply, Errno> {
         let (arg, rest) = request.take::<fuse_mknod_in>()?;
         let (name, _) = abi::name(rest)?;
-        let node = self.nodes.get(request.header.nodeid)?;
-        let parent = node.fid();
+        let parent = self.nodes.get(request.header.nodeid)?;
+        let folder = parent.fid();
         let (major, minor) = decode_device(arg.rdev);
-        let (dfid, mode, gid) = (parent.number(), arg.mode, self.group_in(&node, request));
+        let (dfid, mode, gid) = (folder.number(), arg.mode, self.group_in(&parent, request));
         let make = Tmessage::Tmknod { dfid, name, mode, major, minor, gid };
         self.make(cancel, &parent, name, &make).await
     }
@@ -106,10 +104,10 @@ impl Mount {
     pub async fn mkdir(&self, cancel: &Cancel, request: &Request) -> Result<Reply, Errno> {
         let (arg, rest) = request.take::<fuse_mkdir_in>()?;
         let (name, _) = abi::name(rest)?;
-        let node = self.nodes.get(request.header.nodeid)?;
-        let parent = node.fid();
-        let (dfid, mode) = (parent.number(), arg.mode & 0o7777);
-        let make = Tmessage::Tmkdir { dfid, name, mode, gid: self.group_in(&node, request) };
+        let parent = self.nodes.get(request.header.nodeid)?;
+        let folder = parent.fid();
+        let (dfid, mode) = (folder.number(), arg.mode & 0o7777);
+        let make = Tmessage::Tmkdir { dfid, name, mode, gid: self.group_in(&parent, request) };
         self.make(cancel, &parent, name, &make).await
     }
 
@@ -117,9 +115,9 @@ impl Mount {
     pub async fn symlink(&self, cancel: &Cancel, request: &Request) -> Result<Reply, Errno> {
         let (name, rest) = abi::name(&request.body)?;
         let (target, _) = abi::name(rest)?;
-        let node = self.nodes.get(request.header.nodeid)?;
-        let parent = node.fid();
-        let (dfid, gid) = (parent.number(), self.group_in(&node, request));
+        let parent = self.nodes.get(request.header.nodeid)?;
+        let folder = parent.fid();
+        let (dfid, gid) = (folder.number(), self.group_in(&parent, request));
         let make = Tmessage::Tsymlink { dfid, name, target, gid };
         self.make(cancel, &parent, name, &make).await
     }
@@ -128,9 +126,9 @@ impl Mount {
     pub async fn link(&self, cancel: &Cancel, request: &Request) -> Result<Reply, Errno> {
         let (arg, rest) = request.take::<fuse_link_in>()?;
         let (name, _) = abi::name(rest)?;
-        let parent = self.nodes.get(request.header.nodeid)?.fid();
-        let node = self.nodes.get(arg.oldnodeid)?;
-        let link = Tmessage::Tlink { dfid: parent.number(), fid: node.fid().number(), name };
+        let parent = self.nodes.get(request.header.nodeid)?;
+        let (folder, node) = (parent.fid(), self.nodes.get(arg.oldnodeid)?.fid());
+        let link = Tmessage::Tlink { dfid: folder.number(), fid: node.number(), name };
         self.make(cancel, &parent, name, &link).await
     }
 

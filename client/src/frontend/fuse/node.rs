@@ -4,9 +4,13 @@
 //! told of it (FUSE_FORGET). One inode of the server is one node, by however many names it is reached,
 //! so that the kernel keeps one page cache and one set of attributes of it. Numbers are never used
 //! again: an inode number that the server's disk has given to another file is another node.
+//!
+//! A kernel with much memory remembers any number of names, and a server has only so many fids for a
+//! client. So beyond [`LIMIT`] it is asked to forget those that it was told of first, folders excepted:
+//! who works in one would find it gone.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::{Rc, Weak};
 
 use rustix::fs::FileType;
@@ -16,6 +20,10 @@ use transport::ninep::Qid;
 use super::abi::ROOT;
 use super::attr::Attr;
 use super::ninep::OwnedFid;
+
+/// Nodes beyond which the kernel is asked to forget some: half of the fids that the file server here has
+/// for a client.
+pub const LIMIT: usize = 100_000;
 
 /// What makes a server's node the same one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -40,6 +48,8 @@ pub struct Node {
     pub id: u64,
     /// The server's.
     pub identity: Identity,
+    /// The folder and the name by which the kernel was told of it last.
+    place: RefCell<(u64, Box<[u8]>)>,
     /// A fid of it, never opened: the one by its latest name.
     fid: RefCell<Rc<OwnedFid>>,
     /// Fids by which it is open: they know it even when its names are gone.
@@ -104,6 +114,8 @@ pub struct Nodes {
     all: RefCell<HashMap<u64, Rc<Node>>>,
     by_identity: RefCell<HashMap<Identity, u64>>,
     next: Cell<u64>,
+    /// In the order in which they came; some have gone.
+    order: RefCell<VecDeque<u64>>,
 }
 
 impl Nodes {
@@ -113,8 +125,9 @@ impl Nodes {
             all: RefCell::default(),
             by_identity: RefCell::default(),
             next: Cell::new(ROOT),
+            order: RefCell::default(),
         };
-        nodes.found(root, qid, attr);
+        nodes.found(root, qid, attr, ROOT, b"");
         nodes
     }
 
@@ -123,8 +136,15 @@ impl Nodes {
         self.all.borrow().get(&id).cloned().ok_or(Errno::STALE)
     }
 
-    /// The node that `fid` was walked to, for a reply that tells the kernel of it.
-    pub fn found(&self, fid: OwnedFid, qid: Qid, attr: &Attr) -> Rc<Node> {
+    /// The node that `fid` was walked to from `parent` by `name`, for a reply that tells the kernel of it.
+    pub fn found(
+        &self,
+        fid: OwnedFid,
+        qid: Qid,
+        attr: &Attr,
+        parent: u64,
+        name: &[u8],
+    ) -> Rc<Node> {
         let identity = Identity::of(qid, attr);
         let fid = Rc::new(fid);
         let known = self.by_identity.borrow().get(&identity).copied();
@@ -136,6 +156,7 @@ impl Nodes {
             }
             None => self.add(identity, fid),
         };
+        *node.place.borrow_mut() = (parent, name.into());
         node.saw(attr);
         node.told();
         node
@@ -146,6 +167,7 @@ impl Nodes {
         let node = Rc::new(Node {
             id,
             identity,
+            place: RefCell::default(),
             fid: RefCell::new(fid),
             opened: RefCell::default(),
             lookups: Cell::new(0),
@@ -156,7 +178,29 @@ impl Nodes {
         });
         self.all.borrow_mut().insert(id, Rc::clone(&node));
         self.by_identity.borrow_mut().insert(identity, id);
+        self.order.borrow_mut().push_back(id);
         node
+    }
+
+    /// Calls `forget` with the folder and name of what the kernel is to forget, where it knows more than
+    /// `limit`.
+    pub fn shrink(&self, limit: usize, mut forget: impl FnMut(u64, &[u8])) {
+        let mut order = self.order.borrow_mut();
+        let all = self.all.borrow();
+        // Two for each that is new; what has gone is left out of the order in passing.
+        let mut tries = if all.len() > limit { 2 } else { 0 };
+        let mut looks = if order.len() > all.len() + 64 { 64 } else { 16 * tries };
+        while looks > 0 && (tries > 0 || order.len() > all.len() + 64) {
+            looks -= 1;
+            let Some(id) = order.pop_front() else { return };
+            let Some(node) = all.get(&id) else { continue };
+            order.push_back(id);
+            if tries > 0 && !node.is_dir() {
+                let place = node.place.borrow();
+                forget(place.0, &place.1);
+                tries -= 1;
+            }
+        }
     }
 
     /// FORGET: the kernel has let go of `times` of what it was told. The root stays.
