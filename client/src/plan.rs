@@ -205,6 +205,7 @@ fn mount(cli: Cli) -> Result<Plan, Failure> {
     })?;
     let flags = options::read(&cli.options, cli.sloppy)?.flags;
     let msize = msize(&cli.msize)?;
+    let coherence = coherence(&cli.coherence)?;
     let place = match (cli.socket, cli.mountpoint) {
         (Some(path), _) => Place::Socket(socket(&path)?),
         (None, Some(path)) => Place::MountPoint(mount_point(&path)?),
@@ -223,11 +224,7 @@ fn mount(cli: Cli) -> Result<Plan, Failure> {
         msize,
         cache: cli.cache,
         frontend: cli.frontend,
-        fuse: FuseOptions {
-            idmap: cli.idmap,
-            coherence: coherence(&cli.coherence)?,
-            allow_other: cli.allow_other,
-        },
+        fuse: FuseOptions { idmap: cli.idmap, coherence, allow_other: cli.allow_other },
         read_only: cli.read_only,
         flags,
         via,
@@ -478,6 +475,27 @@ mod tests {
 
     fn failure(words: &[&str]) -> Failure {
         task(&[words, &["--via", "local"]].concat()).unwrap_err()
+    }
+
+    #[test]
+    fn times_are_read() {
+        for (word, time) in [
+            ("strict", Some(0)),
+            ("0", Some(0)),
+            ("1s", Some(1000)),
+            ("250ms", Some(250)),
+            ("3", Some(3000)),
+            ("86400s", Some(86_400_000)),
+            ("86401s", None),
+            ("", None),
+            ("s", None),
+            ("1.5s", None),
+            ("1m", None),
+            ("18446744073709551615s", None),
+        ] {
+            let got = coherence(word.as_ref()).ok();
+            assert_eq!(got, time.map(Duration::from_millis), "{word}");
+        }
     }
 
     #[test]

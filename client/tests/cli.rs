@@ -59,6 +59,10 @@ fn long_help_documents_every_option_and_exit_code() {
     for option in [
         "--read-only",
         "--msize",
+        "--frontend",
+        "--idmap",
+        "--coherence",
+        "--allow-other",
         "--cache",
         "--via",
         "--socket",
@@ -88,11 +92,15 @@ fn usage_errors_exit_with_2() {
         &["work", "/srv", "/mnt", "more"],
         &["work", "/srv", "/mnt", "--no-such-option"],
         &["work", "/srv", "/mnt", "--cache", "lots"],
+        &["work", "/srv", "/mnt", "--frontend", "nfs"],
+        &["work", "/srv", "/mnt", "--idmap", "all"],
         &["work", "/srv", "/mnt", "--timeout", "0"],
         &["work", "/srv", "/mnt", "--timeout", "soon"],
         &["work", "/srv", "/mnt", "--socket", "/tmp/x"],
         &["--list", "work"],
         &["--list", "--msize", "64K"],
+        &["--list", "--frontend", "fuse"],
+        &["--list", "--coherence", "2s"],
     ] {
         let said = fails(2, words);
         assert!(said.contains("--help"), "{words:?}: {said}");
@@ -128,6 +136,8 @@ fn each_mistake_is_named_with_its_own_code_and_advice() {
         (6, &["work", "/srv", "/", "--msize", "2M"], "from 4096 to 1048576", Some("auto")),
         (6, &["work", "/srv", "/", "--msize", "4095"], "from 4096 to 1048576", Some("auto")),
         (6, &["work", "/srv", "/", "--msize", "big"], "is no size", Some("auto")),
+        (2, &["work", "/srv", "/", "--coherence", "soon"], "is no time", Some("1s")),
+        (2, &["work", "/srv", "/", "--coherence=-1s"], "is no time", Some("1s")),
         (125, &["work", "/srv", "/"], "qrexec-client-vm is not there", Some("--via local")),
     ] {
         let said = fails(code, words);

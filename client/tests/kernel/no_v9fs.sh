@@ -3,6 +3,6 @@
 
 case_is_said() {
     mkdir -p $served/a $mounts/a
-    refused 7 '9p' qvm work $served/a $mounts/a
+    refused 7 '9p' qvm work $served/a $mounts/a --frontend v9fs
     [ ! -s $log ] || fail "a call was made in vain"
 }
