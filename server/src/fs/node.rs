@@ -144,7 +144,7 @@ pub struct Node {
     place: Mutex<Option<Place>>,
     handle: Mutex<Option<Arc<OwnedFd>>>,
     used: AtomicBool,
-    opens: Mutex<Vec<Weak<OpenFile>>>,
+    opens: Mutex<Alive<OpenFile>>,
     _slot: Option<Slot>,
 }
 
@@ -215,14 +215,41 @@ impl Node {
 
     /// Notes that `file` is open on it.
     pub(super) fn opened(&self, file: &Arc<OpenFile>) {
-        let mut opens = lock(&self.opens);
-        opens.retain(|open| open.strong_count() > 0);
-        opens.push(Arc::downgrade(file));
+        lock(&self.opens).add(file);
     }
 
     /// An open file of it that `fits`: what remains of a node whose name is gone.
     pub(super) fn open_file(&self, fits: impl Fn(&OpenFile) -> bool) -> Option<Arc<OpenFile>> {
-        lock(&self.opens).iter().filter_map(Weak::upgrade).find(|file| fits(file))
+        lock(&self.opens).list.iter().filter_map(Weak::upgrade).find(|file| fits(file))
+    }
+}
+
+/// Those of a number of things that are still there. What is gone is looked for when the list has
+/// doubled: a client that opens one file as often as it may has each added at the same price.
+#[derive(Debug)]
+struct Alive<T> {
+    list: Vec<Weak<T>>,
+    /// The length at which it is looked through.
+    full: usize,
+}
+
+impl<T> Default for Alive<T> {
+    fn default() -> Alive<T> {
+        Alive { list: Vec::new(), full: 0 }
+    }
+}
+
+impl<T> Alive<T> {
+    /// Adds one; gives the number of those that were looked at for that.
+    fn add(&mut self, one: &Arc<T>) -> usize {
+        let mut looked = 0;
+        if self.list.len() >= self.full {
+            looked = self.list.len();
+            self.list.retain(|one| one.strong_count() > 0);
+            self.full = 2 * self.list.len() + 2;
+        }
+        self.list.push(Arc::downgrade(one));
+        looked
     }
 }
 
@@ -241,6 +268,17 @@ impl Drop for Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_is_opened_very_often_costs_the_same_each_time() {
+        let mut alive = Alive::default();
+        let all: Vec<Arc<usize>> = (0..10_000).map(Arc::new).collect();
+        let looked: usize = all.iter().map(|one| alive.add(one)).sum();
+        assert!(looked <= 2 * all.len(), "{looked}");
+        drop(all);
+        (0..30_000).for_each(|n| drop(alive.add(&Arc::new(n))));
+        assert!(alive.list.len() <= 3, "what is gone is forgotten: {}", alive.list.len());
+    }
 
     #[test]
     fn only_single_components_are_names() {
