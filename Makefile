@@ -19,8 +19,8 @@ CARGO_FUZZ = 0.13.1
 
 export FOLDER
 
-.PHONY: all build test test-conformance fuzz demo install man install-dom0 rpm deb test-packages trees tools
-.PHONY: lint
+.PHONY: all build lint test test-conformance test-packages fuzz bench readme-figures demo
+.PHONY: install install-dom0 man trees rpm deb tools
 
 all: build
 
@@ -62,6 +62,15 @@ test-conformance: tools
 
 demo: tools
 	@client/demo.sh
+
+# The design's figures beside what they are compared with, in some minutes: target/bench/figures.md and .json.
+# `cargo bench -p benches --bench NAME`, after `make build`, measures one group in full.
+bench: tools build
+	target/release/figures run
+
+# Puts the table of the last `make bench` into the README.
+readme-figures:
+	target/release/figures readme
 
 # The man pages and completions, made from the programs' own command lines.
 MANUAL = target/manual

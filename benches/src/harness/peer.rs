@@ -1,8 +1,6 @@
 //! The programs to compare with, directly at the ends of a modelled channel: diod for 9P, sshfs with
 //! `sftp-server` for mounts (Debian's packages diod, sshfs, openssh-sftp-server).
 
-use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -131,18 +129,4 @@ pub(super) fn unmount(mount_point: &Path) {
     if let Err(error) = super::run(command.arg("-u").arg(mount_point)) {
         eprintln!("warning: {} stays mounted: {error:#}", mount_point.display());
     }
-}
-
-/// A bare copying relay between the channel and a socket, in a thread: what any client end does at
-/// the least. Ends with its input.
-pub(super) fn relay(input: OwnedFd, output: OwnedFd) -> std::thread::JoinHandle<()> {
-    std::thread::spawn(move || {
-        let (mut input, mut output) = (File::from(input), File::from(output));
-        let mut buffer = vec![0; 256 << 10];
-        while let Ok(count @ 1..) = std::io::Read::read(&mut input, &mut buffer) {
-            if std::io::Write::write_all(&mut output, &buffer[..count]).is_err() {
-                break;
-            }
-        }
-    })
 }

@@ -2,9 +2,9 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::Child;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -32,7 +32,6 @@ pub struct Raw {
     far_in: File,
     far_out: File,
     relay: Child,
-    copier: Option<JoinHandle<()>>,
 }
 
 impl Raw {
@@ -48,7 +47,6 @@ impl Raw {
             far_in: channel.service.input.into(),
             far_out: channel.service.output.into(),
             relay: channel.relay,
-            copier: None,
         })
     }
 
@@ -59,9 +57,8 @@ impl Raw {
     pub fn with_relay(programs: &Programs, shape: &Shape) -> Result<Raw> {
         let mut raw = Raw::start(programs, shape)?;
         let (near, far) = UnixStream::pair()?;
-        let channel =
-            std::mem::replace(&mut raw.near_in, File::from(std::os::fd::OwnedFd::from(near)));
-        raw.copier = Some(super::peer::relay(channel.into(), far.into()));
+        let channel = std::mem::replace(&mut raw.near_in, File::from(OwnedFd::from(near)));
+        std::thread::spawn(move || copy(channel, File::from(OwnedFd::from(far))));
         Ok(raw)
     }
 
@@ -132,8 +129,15 @@ impl Drop for Raw {
     fn drop(&mut self) {
         let _ = self.relay.kill();
         let _ = self.relay.wait();
-        if let Some(copier) = self.copier.take() {
-            let _ = copier.join();
+    }
+}
+
+/// What any client end does at the least: bytes from the channel to a socket, until either ends.
+fn copy(mut input: File, mut output: File) {
+    let mut buffer = vec![0; BLOCK];
+    while let Ok(count @ 1..) = input.read(&mut buffer) {
+        if output.write_all(&buffer[..count]).is_err() {
+            break;
         }
     }
 }
