@@ -241,7 +241,7 @@ mod tests {
             let taken_back = |denial: &Rule| {
                 covering.iter().any(|rule| {
                     let deeper = depth(rule) > depth(denial) && named(rule) >= named(denial);
-                    let nearer = named(rule) & !named(denial) && depth(rule) >= depth(denial);
+                    let nearer = named(rule) && !named(denial) && depth(rule) >= depth(denial);
                     deeper || nearer
                 })
             };

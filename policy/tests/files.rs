@@ -19,3 +19,14 @@ fn the_example_of_rules_does_what_it_says() {
     assert_eq!(access("untrusted", "/mnt/nas/media"), None);
     assert_eq!(access("personal", "/home/user/.ssh"), None);
 }
+
+#[test]
+fn the_readmes_rules_are_rules() {
+    let readme = include_str!("../../README.md");
+    let (_, rest) = readme.split_once("```toml\n").unwrap();
+    let (rules, _) = rest.split_once("```").unwrap();
+    let rules = Rules::parse(rules.as_bytes()).unwrap();
+    let folder = FolderPath::parse("/home/user/shared".as_ref()).unwrap();
+    let decision = decide(&rules, &"personal".parse().unwrap(), &folder);
+    assert_eq!(decision.access(), Some(Access::ReadWrite));
+}

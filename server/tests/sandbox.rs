@@ -57,6 +57,8 @@ fn what_must_fail_fails_in_every_kind_that_can_be_had() {
                 }
                 assert!(section.len() > 50, "{kind}, {access}: {}", section.len());
                 assert!(section.iter().any(|line| line.contains(some)), "{kind}, {access}");
+                let later = "  of a later call's folder, for reading only:";
+                assert_eq!(section.contains(&later), kind == "namespaces", "{kind}, {access}");
                 for forbidden in
                     ["making the mount writable", "a Unix socket", "tracing", "executing"]
                 {

@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, getpid};
 use rustix::thread::{CapabilitySet, capabilities, no_new_privs};
 
-use super::{Kind, Settings, Side, enter, open_folder, sys};
+use super::{Kind, Settings, Side, enter, lend, open_folder, sys};
 use crate::grant::{Grant, Source, random};
 
 /// What says no by itself, to anybody: a guard, not a mistake in the arguments.
@@ -113,19 +113,33 @@ fn run(
     settings: &Settings,
     read_only: bool,
 ) -> io::Result<Result<bool, String>> {
-    let root = open_folder(&scratch.shared)?;
-    let folder = scratch.shared.clone();
-    let (max_msize, source) = (transport::id::Msize::MAX, Source::Folder(root));
-    let mut grant = Grant { folder, read_only, max_msize, source };
+    let grant = |read_only| -> io::Result<Grant> {
+        let source = Source::Folder(open_folder(&scratch.shared)?);
+        let (folder, max_msize) = (scratch.shared.clone(), transport::id::Msize::MAX);
+        Ok(Grant { folder, read_only, max_msize, source })
+    };
+    // As a later call's process makes it, for reading only; there are no such descriptors in the other kind.
+    let later = match settings.kinds[..] {
+        [Kind::Namespaces] => match lend(settings, grant(true)?) {
+            Ok(lent) => Some(lent.source),
+            Err(why) => return Ok(Err(why.to_string())),
+        },
+        _ => None,
+    };
+    let kept: Vec<_> = later.iter().map(AsFd::as_fd).collect();
+    let mut grant = grant(read_only)?;
     // What a caller may leave open by mistake; no longer owned here, as it is to be closed.
     let leaked = std::fs::File::open(&scratch.folder)?.into_raw_fd();
     let keeper = getpid();
-    match enter(settings, &mut grant, &[]) {
+    match enter(settings, &mut grant, &kept) {
         Ok(Side::Confined(kind)) => {
             let Source::Folder(root) = &grant.source else { sys::exit_now(1) };
             let keeps = settings.keep_file_capabilities;
             let report = Report { good: true };
-            let report = report.all(scratch, root, kind, read_only, keeps, leaked, keeper);
+            let mut report = report.all(scratch, root, kind, read_only, keeps, leaked, keeper);
+            if let Some(later) = &later {
+                report.later(later.as_fd(), keeper);
+            }
             sys::exit_now(i32::from(!report.good))
         }
         Ok(Side::Keeper(child)) => {
@@ -206,7 +220,7 @@ impl Report {
             self.line(set, "no new privileges", set);
         }
         if read_only {
-            self.unchangeable(root)
+            self.unchangeable(root.as_fd())
         } else {
             self.usable(root, kind)
         }
@@ -244,9 +258,21 @@ impl Report {
         }
     }
 
-    fn unchangeable(&mut self, root: &OwnedFd) {
+    /// What came as a descriptor from a later call's process, for reading only.
+    fn later(&mut self, root: BorrowedFd<'_>, keeper: Pid) {
+        say("  of a later call's folder, for reading only:");
+        for (what, result) in sys::forbidden(root, keeper) {
+            if what.contains("mount") {
+                self.forbidden(FORBIDDEN, what, result);
+            }
+        }
+        self.forbidden(OUT_OF_REACH, "reading above it", open(root, c"../secret", OFlags::RDONLY));
+        self.unchangeable(root);
+    }
+
+    fn unchangeable(&mut self, root: BorrowedFd<'_>) {
         let name = c"file";
-        self.allowed("reading a file", read(root.as_fd()));
+        self.allowed("reading a file", read(root));
         let readable = open(root, name, OFlags::RDONLY);
         self.forbidden(UNCHANGEABLE, "writing to a file", open(root, name, OFlags::WRONLY));
         self.forbidden(UNCHANGEABLE, "emptying a file", open(root, name, OFlags::TRUNC));
