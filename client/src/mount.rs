@@ -105,13 +105,14 @@ fn offer(plan: &Plan, path: &Path) -> Result<(), Failure> {
     let listener = listen(path)?;
     let _name = Named(path);
     let given = stream(plan, plan.asked_msize(), Some(listener.into()), None)?;
+    let failed = |error: std::io::Error| Failure::new(Exit::Other, error);
+    let waiter = Waiter::new().map_err(failed)?;
     tell(&given.socket, path, "socket", None);
     recent::note(&plan.target);
     eprintln!("9P2000.L of {}:{} at {}", given.qube, plan.folder, shown(path));
-    let ended = wait(given.socket);
-    match ended {
-        Some(Exit::Interrupted) | None => Ok(()),
-        Some(exit) => Err(Failure::new(exit, "the connection to the other qube has ended")),
+    match waiter.wait(given.socket).map_err(failed)? {
+        Exit::Interrupted => Ok(()),
+        exit => Err(Failure::new(exit, "the connection to the other qube has ended")),
     }
 }
 
@@ -143,21 +144,40 @@ impl Drop for Named<'_> {
     }
 }
 
-/// Waits until the person interrupts, or the daemon lets go.
-fn wait(socket: MessageSocket) -> Option<Exit> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).ok()?;
-        let mut hangup = signal(SignalKind::hangup()).ok()?;
-        let connection = control::Connection::new(socket).ok()?;
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => Some(Exit::Interrupted),
-            _ = terminate.recv() => Some(Exit::Interrupted),
-            _ = hangup.recv() => Some(Exit::Interrupted),
-            () = until_ended(&connection) => Some(Exit::ClosedEarly),
-        }
-    })
+/// Who waits for the person to interrupt.
+struct Waiter {
+    runtime: tokio::runtime::Runtime,
+    signals: [tokio::signal::unix::Signal; 3],
+}
+
+impl Waiter {
+    /// From here on the signals are this one's to hear.
+    fn new() -> std::io::Result<Waiter> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let guard = runtime.enter();
+        let signals = [
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+        ];
+        drop(guard);
+        Ok(Waiter { runtime, signals })
+    }
+
+    /// Waits until the person interrupts, or the daemon lets go.
+    fn wait(self, socket: MessageSocket) -> std::io::Result<Exit> {
+        let [mut interrupt, mut terminate, mut hangup] = self.signals;
+        self.runtime.block_on(async {
+            let connection = control::Connection::new(socket)?;
+            Ok(tokio::select! {
+                _ = interrupt.recv() => Exit::Interrupted,
+                _ = terminate.recv() => Exit::Interrupted,
+                _ = hangup.recv() => Exit::Interrupted,
+                () = until_ended(&connection) => Exit::ClosedEarly,
+            })
+        })
+    }
 }
 
 async fn until_ended(connection: &control::Connection) {

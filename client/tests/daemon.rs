@@ -5,102 +5,17 @@
 
 #![allow(clippy::unwrap_used)] // A test that cannot go on fails.
 
-mod far_end;
+mod place;
 
 use std::fs;
-use std::io::Read;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use place::{Place, ended, far_end, within};
 use rustix::process::{Pid, Signal, kill_process};
 use transport::local::MessageSocket;
-use transport::mux::preface::{Nonce, Role, Taken, Token};
-use transport::mux::{Code, Reason};
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A folder of its own for sockets, and a far end.
-struct Place {
-    folder: tempfile::TempDir,
-    /// No other test calls a qube of this name.
-    qube: String,
-}
-
-impl Place {
-    fn new(qube: &str, far_end: &str) -> Place {
-        let folder = tempfile::tempdir().unwrap();
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
-        let place = Place { folder, qube: format!("{qube}-{}", std::process::id()) };
-        place.far_end(far_end);
-        place
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn far_end(&self, script: &str) {
-        fs::write(self.at("via.new"), format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(self.at("via.new"), fs::Permissions::from_mode(0o755)).unwrap();
-        fs::rename(self.at("via.new"), self.at("via")).unwrap();
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_qvm-mount-folder"));
-        command.env("XDG_RUNTIME_DIR", self.folder.path()).stderr(Stdio::piped());
-        for name in ["SUDO_UID", "SUDO_GID"] {
-            command.env_remove(name);
-        }
-        command
-    }
-
-    fn offer(&self, socket: &str) -> Child {
-        let mut command = self.command();
-        command.args([self.qube.as_str(), "/srv", "--socket"]).arg(self.at(socket));
-        command.arg("--via").arg(self.at("via")).spawn().unwrap()
-    }
-
-    /// The folder of the daemons' sockets.
-    fn runtime(&self) -> PathBuf {
-        self.at("qubes-shared-folders/client")
-    }
-
-    /// The pair's daemon.
-    fn daemon(&self) -> Option<Pid> {
-        let ours = |path: &Path| {
-            let words = fs::read(path.join("cmdline")).unwrap_or_default();
-            let mut words = words.split(|&byte| byte == 0);
-            words.any(|word| word == b"--daemon") && words.any(|word| word == self.qube.as_bytes())
-        };
-        let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
-        let mut found = processes.filter(|path| ours(path));
-        found.find_map(|path| Pid::from_raw(path.file_name()?.to_str()?.parse().ok()?))
-    }
-}
-
-#[track_caller]
-fn within<T>(mut look: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < until, "in vain");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// How a command ended: its code, and what it said.
-#[track_caller]
-fn ended(child: &mut Child) -> (Option<i32>, String) {
-    let status = within(|| child.try_wait().unwrap());
-    let mut said = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    (status.code(), said)
-}
 
 #[test]
 fn a_daemon_that_is_told_to_end_does_so_while_a_call_waits() {
@@ -176,10 +91,8 @@ fn a_call_to_this_machine_has_no_word_that_could_be_an_option() {
 #[test]
 fn an_offer_ends_with_its_stream_though_the_call_goes_on() {
     let place = Place::new("fickle", &far_end("close"));
-    let mut first = place.offer("first");
-    within(|| place.at("first").exists().then_some(()));
-    std::thread::sleep(Duration::from_millis(300));
-    let mut second = place.offer("second");
+    let mut first = place.offered("first");
+    let mut second = place.offered("second");
     let (code, said) = ended(&mut first);
     assert_eq!(code, Some(11), "{said}");
     assert!(!place.at("first").exists() && place.at("second").exists());
@@ -239,27 +152,4 @@ fn root_takes_a_stream_from_the_persons_own_daemon_only() {
     fs::remove_dir_all(&folder).unwrap();
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("somebody else's"), "{said}");
-}
-
-/// A script that runs this program's [`far_end_of_a_call`].
-fn far_end(does: &str) -> String {
-    format!("exec env {}", far_end::script(does))
-}
-
-/// Grants whatever is asked for.
-#[test]
-#[ignore = "started by the others"]
-fn far_end_of_a_call() {
-    let Ok(does) = std::env::var("FAR_END") else { return };
-    let answer = |role| match role {
-        Role::Channel => ("far", Nonce([1; 16]), Taken::Channel),
-        Role::Grant(nonce) => ("far", nonce, Taken::Grant(Token([7; 16]))),
-    };
-    let mut first = None;
-    far_end::run(answer, |mux, stream, _| {
-        if let Some(first) = first.filter(|_| does == "close") {
-            mux.close(first, Reason::new(Code::NOT_PERMITTED, "enough"));
-        }
-        first = Some(stream);
-    });
 }
