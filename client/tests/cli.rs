@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used)] // A test that cannot go on fails.
 
+mod snapshot;
+
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
@@ -42,6 +44,7 @@ fn short_help_fits_a_terminal() {
     let help = run(&["-h"]);
     assert_eq!(help.code, Some(0));
     assert!(help.stdout.lines().count() <= 24, "{}", help.stdout);
+    snapshot::compare("help-short.txt", &help.stdout);
     for line in help.stdout.lines() {
         assert!(line.chars().count() <= 80, "{line}");
         assert!(line.is_ascii(), "{line}");
@@ -66,8 +69,12 @@ fn long_help_documents_every_option_and_exit_code() {
         "--cache",
         "--via",
         "--socket",
+        "--options",
         "--timeout",
         "--list",
+        "--json",
+        "--watch",
+        "--unmount",
         "--verbose",
         "--version",
     ] {
@@ -80,7 +87,10 @@ fn long_help_documents_every_option_and_exit_code() {
         .map(|word| word.parse().unwrap())
         .collect();
     assert_eq!(codes, client::exit::Exit::ALL.map(client::exit::Exit::code));
-    assert!(!help.stdout.contains("--daemon"));
+    for hidden in ["--daemon", "--sloppy", "--complete-servers"] {
+        assert!(!help.stdout.contains(hidden), "{hidden}");
+    }
+    snapshot::compare("help-long.txt", &help.stdout);
 }
 
 #[test]
@@ -101,6 +111,13 @@ fn usage_errors_exit_with_2() {
         &["--list", "--msize", "64K"],
         &["--list", "--frontend", "fuse"],
         &["--list", "--coherence", "2s"],
+        &["--list", "-o", "ro"],
+        &["--json"],
+        &["--list", "--watch", "0"],
+        &["--list", "--watch", "often"],
+        &["--list", "--unmount", "/mnt"],
+        &["--unmount"],
+        &["--unmount", "/mnt", "work"],
     ] {
         let said = fails(2, words);
         assert!(said.contains("--help"), "{words:?}: {said}");
@@ -139,6 +156,19 @@ fn each_mistake_is_named_with_its_own_code_and_advice() {
         (2, &["work", "/srv", "/", "--coherence", "soon"], "is no time", Some("1s")),
         (2, &["work", "/srv", "/", "--coherence=-1s"], "is no time", Some("1s")),
         (125, &["work", "/srv", "/"], "qrexec-client-vm is not there", Some("--via local")),
+        (
+            2,
+            &["work", "/srv", "/", "-o", "bogus"],
+            "option bogus is not known",
+            Some("mount.qvm(8)"),
+        ),
+        (
+            2,
+            &["work", "/srv", "/", "-o", "noexec,suid"],
+            "option suid is not",
+            Some("nosuid,nodev"),
+        ),
+        (2, &["work", "/srv", "/", "--via", "ssh"], "ssh is not installed", Some("openssh-client")),
     ] {
         let said = fails(code, words);
         let mut lines = said.lines();
@@ -153,6 +183,39 @@ fn each_mistake_is_named_with_its_own_code_and_advice() {
         }
         assert_eq!(lines.next(), None, "{said}");
     }
+}
+
+#[test]
+fn what_cannot_be_unmounted_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path().to_str().unwrap();
+    for (path, why, hint) in [
+        (here, "nothing is mounted there", "--list"),
+        ("/no/such", "nothing is mounted there", "--list"),
+        ("/proc", "is no mount of this program's", "umount(8)"),
+    ] {
+        let said = fails(5, &["--unmount", path]);
+        assert!(said.starts_with(&format!("cannot unmount {path}: ")), "{said}");
+        assert!(said.contains(why) && said.contains(hint), "{said}");
+    }
+}
+
+#[test]
+fn recent_servers_are_bounded_names_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = folder.path().join("qubes-shared-folders");
+    std::fs::create_dir(&kept).unwrap();
+    let names: String = (0..30).map(|number| format!("qube{number}\n")).collect();
+    std::fs::write(kept.join("servers"), format!("$(id)\n\x1b[1m\n{names}")).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_qvm-mount-folder"))
+        .arg("--complete-servers")
+        .env_clear()
+        .env("XDG_STATE_HOME", folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(said.lines().next(), Some("qube0"));
+    assert_eq!(said.lines().count(), client::recent::MOST - 2);
 }
 
 #[test]
