@@ -89,7 +89,7 @@ fn both_implementations_answer_the_same_requests() {
         }
     }
     assert_eq!(fs::metadata(served.scratch.at("file")).unwrap().len(), 1 << 20);
-    assert!(fs::read(served.scratch.at("file")).unwrap().iter().any(|byte| *byte == 8));
+    assert!(fs::read(served.scratch.at("file")).unwrap().contains(&8));
     assert!(!served.scratch.at("passing").exists());
 }
 

@@ -127,8 +127,8 @@ impl Place {
                 panic!("{socket}: {status}: {said}");
             }
             let socket = self.at(socket);
-            let is_listed = |line: &String| line.contains(socket.to_str().unwrap());
-            self.list().iter().any(is_listed).then_some(())
+            let at = self.list("mounts", "mount_point");
+            at.iter().any(|place| Path::new(place) == socket).then_some(())
         });
         Offer { child, socket: self.at(socket) }
     }
@@ -143,9 +143,14 @@ impl Place {
         (calls, living)
     }
 
-    fn list(&self) -> Vec<String> {
-        let output = self.command().arg("--list").output().unwrap();
-        String::from_utf8(output.stdout).unwrap().lines().skip(1).map(str::to_owned).collect()
+    /// A word of each of the list's mounts, or channels.
+    fn list(&self, of: &str, word: &str) -> Vec<String> {
+        let output = self.command().args(["--list", "--json"]).output().unwrap();
+        let list: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let all = list[of].as_array().unwrap().iter();
+        let mut words: Vec<_> = all.map(|one| one[word].as_str().unwrap().to_owned()).collect();
+        words.sort();
+        words
     }
 }
 
@@ -253,7 +258,8 @@ fn a_later_call_that_finds_the_channel_gone_becomes_the_channel() {
     for (offer, text) in [(&first, "a"), (&second, "b"), (&third, "c")] {
         assert_eq!(offer.read(), text);
     }
-    assert_eq!(place.list().len(), 3);
+    assert_eq!(place.list("mounts", "state"), ["ok", "ok", "ok"]);
+    assert_eq!(place.list("channels", "state"), ["ok", "ok"]);
     // Each channel goes with its last mount.
     first.end();
     within("one lasting call", || (place.calls().1 == 1).then_some(()));
@@ -308,13 +314,8 @@ fn a_call_that_leads_to_another_qube_is_a_channel_of_its_own() {
     let mut second = place.offer(folder, "second.socket", &[]);
     let mut third = place.offer(folder, "third.socket", &[]);
     assert_eq!(place.calls().1, 3);
-    let mut servers: Vec<_> =
-        place.list().iter().map(|line| line.split(':').next().unwrap().to_owned()).collect();
-    servers.iter_mut().for_each(|name| {
-        *name = name.split_whitespace().next().unwrap().to_owned();
-    });
-    servers.sort();
-    assert_eq!(servers, ["first", "other", "other"], "{:?}", place.list());
+    assert_eq!(place.list("mounts", "qube"), ["first", "other", "other"]);
+    assert_eq!(place.list("channels", "qube"), ["first", "other", "other"]);
     // None of them holds up another.
     second.end();
     within("two lasting calls", || (place.calls().1 == 2).then_some(()));

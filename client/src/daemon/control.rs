@@ -48,7 +48,7 @@ pub enum Want {
     /// becomes a 9P session of its own while this connection lasts. For a FUSE mount no descriptor is
     /// given, and the mount's own is expected with [`Mounted`].
     Stream(Stream),
-    /// What there is, which may be too long for one message: the channel, any number of
+    /// What there is, which may be too long for one message: each [`Event::Channel`], any number of
     /// [`Event::Mount`], then the connection's end.
     List,
 }
@@ -149,6 +149,8 @@ pub struct ChannelReport {
     pub daemon: u32,
     /// The process that carries the call, while there is one.
     pub process: Option<u32>,
+    /// How many mounts it carries.
+    pub mounts: usize,
     /// Milliseconds since the call was made.
     pub age: u64,
     /// Bytes of 9P sent.

@@ -214,7 +214,9 @@ impl Daemon {
         };
         match request.want {
             Want::List => {
-                connection.send(&Event::Channel(self.report()), None).await;
+                for channel in self.reports() {
+                    connection.send(&Event::Channel(channel), None).await;
+                }
                 for mount in self.list() {
                     connection.send(&Event::Mount(mount), None).await;
                 }
@@ -239,33 +241,51 @@ impl Daemon {
         }
     }
 
-    /// The daemon itself, and its channel.
-    fn report(&self) -> ChannelReport {
+    /// The channels of the mounts that there are, and the one that is being made.
+    fn reports(&self) -> Vec<ChannelReport> {
+        let mut channels: Vec<Rc<Channel>> = Vec::new();
         let current = self.current.borrow();
-        let bytes = current.as_ref().map_or((0, 0), |channel| channel.bytes());
-        let stage = current.as_ref().map(|channel| channel.stage.borrow().clone());
+        let mounts = self.mounts.borrow();
+        for channel in mounts.values().map(|mount| &mount.channel).chain(current.as_ref()) {
+            if !channels.iter().any(|known| Rc::ptr_eq(known, channel)) {
+                channels.push(Rc::clone(channel));
+            }
+        }
+        if channels.is_empty() {
+            return vec![self.report(None)];
+        }
+        channels.iter().map(|channel| self.report(Some(channel))).collect()
+    }
+
+    /// The daemon itself, and a channel of its.
+    fn report(&self, channel: Option<&Rc<Channel>>) -> ChannelReport {
+        let (sent, received) = channel.map_or((0, 0), |channel| channel.bytes());
+        let stage = channel.map(|channel| channel.stage.borrow().clone());
         let target = &self.pair.target;
-        let (state, qube) = match &stage {
-            None => ("none", String::new()),
-            Some(Stage::Calling | Stage::Answering) => ("calling", String::new()),
-            Some(Stage::Established(_)) => (
-                "ok",
-                current.as_ref().map_or_else(String::new, |channel| qube_name(channel, target)),
-            ),
-            Some(Stage::Ended(_)) => ("lost", String::new()),
+        let (state, qube) = match (&stage, channel) {
+            (Some(Stage::Established(_)), Some(channel)) => ("ok", qube_name(channel, target)),
+            (Some(Stage::Ended(_)), _) => ("lost", String::new()),
+            (None, _) | (_, None) => ("none", String::new()),
+            (Some(_), _) => ("calling", String::new()),
         };
-        let alive = current.as_ref().filter(|channel| channel.is_alive());
+        let booked = self.mounts.borrow();
+        let carried = booked.values().filter(|mount| {
+            channel.is_some_and(|channel| Rc::ptr_eq(channel, &mount.channel))
+                && mount.mounted.borrow().is_some()
+        });
+        let alive = channel.filter(|channel| channel.is_alive());
         ChannelReport {
             server: target.clone(),
             qube,
             via: self.pair.via.to_string(),
             daemon: std::process::id(),
             process: alive.and_then(|channel| channel.process),
-            age: current.as_ref().map_or(0, |channel| channel.since.elapsed().as_millis() as u64),
-            sent: bytes.0,
-            received: bytes.1,
+            mounts: carried.count(),
+            age: channel.map_or(0, |channel| channel.since.elapsed().as_millis() as u64),
+            sent,
+            received,
             state: state.to_owned(),
-            why: current.as_ref().and_then(|channel| channel.why_lost()),
+            why: channel.and_then(|channel| channel.why_lost()),
             log: self.log.clone(),
         }
     }
@@ -516,6 +536,7 @@ impl Daemon {
         });
         if !stays {
             *held = Some(Rc::clone(channel));
+            *self.current.borrow_mut() = Some(Rc::clone(channel));
         }
     }
 

@@ -8,6 +8,11 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use rustix::mount::MountFlags;
+
+use crate::exit::{Exit, Failure};
+use crate::options;
+
 /// One mount.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {
@@ -30,6 +35,19 @@ impl Entry {
     pub fn super_option(&self, name: &str) -> Option<&str> {
         let mut options = self.super_options.split(',');
         options.find_map(|option| option.strip_prefix(name)?.strip_prefix('='))
+    }
+
+    /// Fails where the mount has not all of `flags`.
+    pub fn check_flags(&self, flags: MountFlags) -> Result<(), Failure> {
+        let has = |name: &str| self.options.split(',').any(|option| option == name);
+        match options::shown(flags).find(|name| !has(name)) {
+            None => Ok(()),
+            Some(name) => {
+                let why =
+                    format!("mount option {name} is not known to this system's mount or kernel");
+                Err(Failure::new(Exit::Usage, why).hint("leave it away"))
+            }
+        }
     }
 
     /// Whether it looks like a mount of this program's: v9fs over a socket, or FUSE of type

@@ -263,11 +263,7 @@ impl V9fs {
                     .hint("this happens where sudo works in a mount namespace of its own")
             })?;
         // An old mount(8) hands a flag that it does not know to v9fs, which may not mind it.
-        let has = |name: &str| entry.options.split(',').any(|option| option == name);
-        if let Some(name) = options::shown(plan.flags).find(|name| !has(name)) {
-            let why = format!("mount option {name} is not known to this system's mount or kernel");
-            return Err(Failure::new(Exit::Usage, why).hint("leave it away"));
-        }
+        entry.check_flags(plan.flags)?;
         let attributes = rustix::fs::statx(
             rustix::fs::CWD,
             mount_point,

@@ -86,7 +86,7 @@ pub fn print(look: &Look, line: bool, to: &mut impl Write) -> std::io::Result<()
             via: &report.via,
             daemon: report.daemon,
             process: report.process,
-            mounts: rated.mounts,
+            mounts: report.mounts,
             age_seconds: report.age / 1000,
             sent_bytes: report.sent,
             received_bytes: report.received,

@@ -37,7 +37,7 @@ pub struct Show {
 pub struct Look {
     /// When.
     pub at: Instant,
-    /// A channel a daemon.
+    /// All channels.
     pub channels: Vec<Rated>,
     /// All mounts.
     pub mounts: Vec<Mount>,
@@ -50,8 +50,6 @@ pub struct Look {
 pub struct Rated {
     /// What its daemon says.
     pub report: ChannelReport,
-    /// How many mounts it carries.
-    pub mounts: usize,
     /// Bytes of 9P sent a second.
     pub sent_rate: u64,
     /// Bytes of 9P received a second.
@@ -91,8 +89,9 @@ pub fn look(before: Option<&Look>) -> Look {
         let name = printable(path.as_os_str().as_encoded_bytes()).to_string();
         let answer = socket.map_err(|errno| errno.to_string()).and_then(|socket| ask(&socket));
         match answer {
-            Ok((report, mounts)) => {
-                look.channels.push(rated(report, mounts.len(), look.at, before));
+            Ok((reports, mounts)) => {
+                let at = look.at;
+                look.channels.extend(reports.into_iter().map(|report| rated(report, at, before)));
                 look.mounts.extend(mounts);
             }
             Err(why) => look.problems.push(format!("the channel daemon at {name}: {why}")),
@@ -101,7 +100,7 @@ pub fn look(before: Option<&Look>) -> Look {
     look
 }
 
-fn ask(socket: &MessageSocket) -> Result<(ChannelReport, Vec<Mount>), String> {
+fn ask(socket: &MessageSocket) -> Result<(Vec<ChannelReport>, Vec<Mount>), String> {
     let process = socket.peer_process().unwrap_or(0);
     let wrong = |errno| match errno {
         Errno::AGAIN => format!("process {process} does not answer; it may be stopped"),
@@ -113,21 +112,24 @@ fn ask(socket: &MessageSocket) -> Result<(ChannelReport, Vec<Mount>), String> {
         .set_timeout(PATIENCE)
         .and_then(|()| control::send(socket, &request, None))
         .map_err(wrong)?;
-    let (mut report, mut mounts) = (None, Vec::new());
+    let (mut reports, mut mounts) = (Vec::new(), Vec::new());
     while let Some((event, _)) = control::receive::<Event>(socket).map_err(wrong)? {
         match event {
-            Event::Channel(channel) => report = Some(channel),
+            Event::Channel(channel) => reports.push(channel),
             Event::Mount(mount) => mounts.push(mount),
             Event::Failed(failure) => return Err(failure.why),
             _ => return Err(wrong(Errno::PROTO)),
         }
     }
-    let report = report.ok_or_else(|| format!("process {process} ended without an answer"))?;
-    Ok((report, mounts))
+    if reports.is_empty() {
+        return Err(format!("process {process} ended without an answer"));
+    }
+    Ok((reports, mounts))
 }
 
-fn rated(report: ChannelReport, mounts: usize, now: Instant, before: Option<&Look>) -> Rated {
-    let same = |rated: &&Rated| rated.report.daemon == report.daemon;
+fn rated(report: ChannelReport, now: Instant, before: Option<&Look>) -> Rated {
+    let name = |report: &ChannelReport| (report.daemon, report.process);
+    let same = |rated: &&Rated| name(&rated.report) == name(&report);
     let last = before.and_then(|look| Some((look.at, look.channels.iter().find(same)?)));
     // A channel that was made anew counts from nothing.
     let last = last.filter(|(_, last)| last.report.age <= report.age);
@@ -140,7 +142,7 @@ fn rated(report: ChannelReport, mounts: usize, now: Instant, before: Option<&Loo
         None => (report.age, report.sent, report.received),
     };
     let rate = |bytes: u64| bytes.saturating_mul(1000) / millis.max(1);
-    Rated { mounts, sent_rate: rate(sent), received_rate: rate(received), report }
+    Rated { sent_rate: rate(sent), received_rate: rate(received), report }
 }
 
 #[cfg(test)]
@@ -187,6 +189,7 @@ pub(crate) mod tests {
             via: "qrexec".into(),
             daemon: 1200,
             process: Some(1234),
+            mounts: 1,
             age: 7_501_000,
             sent: 34 << 20,
             received: 2 << 30,
@@ -208,7 +211,7 @@ pub(crate) mod tests {
             ..report.clone()
         };
         let at = Instant::now();
-        let channels = vec![rated(report, 1, at, None), rated(lost, 1, at, None)];
+        let channels = vec![rated(report, at, None), rated(lost, at, None)];
         Look { at, channels, mounts: vec![mount, other], problems: vec!["one is mute".into()] }
     }
 
@@ -219,10 +222,10 @@ pub(crate) mod tests {
         let later = before.at + Duration::from_secs(2);
         let mut report = before.channels[0].report.clone();
         (report.age, report.received) = (report.age + 2_000, report.received + 5_000_000);
-        let now = rated(report.clone(), 1, later, Some(&before));
+        let now = rated(report.clone(), later, Some(&before));
         assert_eq!((now.received_rate, now.sent_rate), (2_500_000, 0));
         // Another channel of the same daemon.
         (report.age, report.received) = (1_000, 3_000);
-        assert_eq!(rated(report, 1, later, Some(&before)).received_rate, 3_000);
+        assert_eq!(rated(report, later, Some(&before)).received_rate, 3_000);
     }
 }

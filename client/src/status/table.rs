@@ -60,7 +60,7 @@ pub fn print(look: &Look, verbose: bool, to: &mut impl Write) -> std::io::Result
             shown(report.via.as_bytes()),
             report.process.map_or_else(|| "-".to_owned(), |process| process.to_string()),
             report.daemon.to_string(),
-            rated.mounts.to_string(),
+            rated.report.mounts.to_string(),
             age(report.age / 1000),
             bytes(rated.sent_rate),
             bytes(rated.received_rate),

@@ -103,6 +103,35 @@ fn others_are_let_in_where_the_administrator_lets_users_do_so() {
     assert!(as_root("ls").arg(user.place.at("here")).output().unwrap().status.success());
 }
 
+/// The options of a mount itself, as the kernel has them.
+fn flags(place: &Place) -> String {
+    let info = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let here = format!(" {} ", place.at("here").display());
+    let line = info.lines().find(|line| line.contains(&here)).unwrap();
+    line.split(' ').nth(5).unwrap().to_owned()
+}
+
+#[test]
+fn the_flags_of_mount_are_the_mounts_own() {
+    if rustix::process::geteuid().is_root() {
+        let place = Place::new();
+        let mount = place.mount("here", &["-o", "noexec,noatime,nosymfollow"]);
+        let flags = flags(&place);
+        for flag in ["noexec", "noatime", "nosymfollow", "nosuid", "nodev"] {
+            assert!(flags.split(',').any(|one| one == flag), "{flags}");
+        }
+        fs::write(mount.at("program"), "#!/bin/sh\n").unwrap();
+        fs::set_permissions(mount.at("program"), fs::Permissions::from_mode(0o755)).unwrap();
+        let refused = std::process::Command::new(mount.at("program")).status().unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
+    }
+    let user = Unprivileged::new();
+    let mounted = user.mount(&["--frontend", "fuse", "-o", "noexec,noatime"]);
+    assert!(mounted.status.success(), "{}", said(&mounted));
+    let flags = flags(&user.place);
+    assert!(flags.contains("noexec") && flags.contains("noatime"), "{flags}");
+}
+
 #[test]
 fn a_mount_point_of_somebody_elses_is_refused_in_words() {
     let user = Unprivileged::new();

@@ -24,6 +24,7 @@ use super::thread::Settings;
 use crate::exit::{Exit, Failure};
 use crate::frontend::mountinfo;
 use crate::kernel;
+use crate::options;
 use crate::plan::{Plan, find_program};
 
 /// What the kernel knows mounts of this program by, behind `fuse.`.
@@ -110,7 +111,7 @@ impl Fuse {
             self.options()
         );
         let options = CString::new(options).expect("nothing in the options has a NUL");
-        let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+        let mut flags = plan.flags | MountFlags::NOSUID | MountFlags::NODEV;
         flags.set(MountFlags::RDONLY, plan.read_only);
         rustix::mount::mount(plan.source(), mount_point, KIND, flags, Some(options.as_c_str()))
             .map_err(|errno| refused(errno, mount_point))?;
@@ -134,6 +135,7 @@ impl Fuse {
         let access = if plan.read_only { "ro" } else { "rw" };
         let mut options =
             OsString::from(format!("{access},nosuid,nodev,subtype={SUBTYPE}{}", self.options()));
+        options::shown(plan.flags).for_each(|name| options.push(format!(",{name}")));
         options.push(",fsname=");
         options.push(escaped(&plan.source()));
         let output = Command::new(helper)
@@ -160,18 +162,23 @@ impl Fuse {
     /// Looks whether the mount answers; takes it away where it does not.
     pub fn try_out(&self, plan: &Plan, mount_point: &Path) -> Result<(), Failure> {
         let entry = mountinfo::at(mount_point).ok().flatten();
-        let ours = entry.is_some_and(|entry| is_ours(&entry, &plan.source()));
-        let tried = if ours { rustix::fs::stat(mount_point).map(drop) } else { Err(Errno::NOENT) };
-        tried.map_err(|errno| {
-            self.undo(mount_point);
-            Failure::new(Exit::Other, format!("the mount does not answer: {errno}"))
-        })
+        let tried = match entry.filter(|entry| is_ours(entry, &plan.source())) {
+            Some(entry) => entry
+                .check_flags(plan.flags)
+                .and_then(|()| rustix::fs::stat(mount_point).map(drop).map_err(no_answer)),
+            None => Err(no_answer(Errno::NOENT)),
+        };
+        tried.inspect_err(|_| self.undo(mount_point))
     }
 
     /// Takes a mount away that nobody can use.
     pub fn undo(&self, mount_point: &Path) {
         let _ = unmount(mount_point);
     }
+}
+
+fn no_answer(errno: Errno) -> Failure {
+    Failure::new(Exit::Other, format!("the mount does not answer: {errno}"))
 }
 
 /// Whom a mount belongs to: with `sudo`, the person who invoked it.
@@ -265,6 +272,9 @@ fn refused_by_helper(stderr: &[u8]) -> Failure {
         }
         _ if last.contains("fuse device not found") => {
             failure(Exit::NoV9fs).hint("load the module fuse")
+        }
+        _ if last.contains("unknown option") => {
+            failure(Exit::Usage).hint("leave it away, or mount as root")
         }
         _ if last.contains("mountpoint") || last.contains("write access") => {
             failure(Exit::MountPoint)
