@@ -32,6 +32,8 @@ use super::node::Node;
 /// Of open(2)'s flags those that are the server's business. They have the same numbers on every
 /// machine that Qubes runs on, as 9P's.
 const PASSED: u32 = open::ACCMODE | open::TRUNC | open::APPEND | open::DSYNC | open::SYNC;
+/// Replies with less than was asked for that one READ puts up with.
+const SHORT_REPLIES: usize = 64;
 /// What parts of a request are cut at.
 const PAGE: u32 = 4096;
 
@@ -49,10 +51,10 @@ impl Mount {
     pub async fn open(&self, cancel: &Cancel, request: &Request) -> Result<Reply, Errno> {
         let arg: fuse_open_in = request.arg()?;
         let node = self.nodes.get(request.header.nodeid)?;
+        let (fid, qid) = self.open_fid(cancel, &node, arg.flags & PASSED).await?;
         if arg.unused & OPEN_KILL_SUIDGID != 0 {
             self.kill_set_id(cancel, &node).await?;
         }
-        let (fid, qid) = self.open_fid(cancel, &node, arg.flags & PASSED).await?;
         Ok(Reply::of(&self.opened(&node, fid, qid, arg.flags)))
     }
 
@@ -126,7 +128,12 @@ impl Mount {
         // A server may give less than was asked for without being at the file's end. The kernel takes
         // less for the end, so there is only one reply that says so: an empty one, or what reaches the
         // end that is known.
+        let mut rounds = 0;
         while at < end {
+            rounds += 1;
+            if rounds > SHORT_REPLIES {
+                return Err(Errno::IO);
+            }
             let start = at;
             let left = (end - at) as u32;
             let step = part(left, self.client.payload());

@@ -153,27 +153,10 @@ impl Mount {
         }
         // In one piece, as an entry may lie across two.
         let bytes: Vec<u8> = packet.body.iter().flat_map(|piece| piece.iter().copied()).collect();
-        let mut reader = Reader::new(&bytes);
-        let before = listing.at;
-        while !reader.rest().is_empty() {
-            let entry: Entry<'_> = reader.field().map_err(|_| Errno::IO)?;
-            listing.at = entry.offset;
-            let name = entry.name;
-            if !(1..=NAME).contains(&name.len())
-                || name.iter().any(|&byte| matches!(byte, 0 | b'/'))
-            {
-                continue;
-            }
-            listing.entries.push_back(Found {
-                path: entry.qid.path,
-                offset: entry.offset,
-                kind: entry.kind,
-                name: name.into(),
-                looked: None,
-            });
-        }
-        if !listing.entries.is_empty() {
-            listing.at = before;
+        let last = take_in(&bytes, &mut listing.entries)?;
+        if listing.entries.is_empty() {
+            // All were left out: what is behind them may not be.
+            listing.at = last;
         }
         Ok(true)
     }
@@ -237,5 +220,54 @@ impl Mount {
             }
             Err(_) => fuse_entry_out::default(),
         }
+    }
+}
+
+/// Takes in what a server says is in a folder; gives the offset behind it.
+fn take_in(bytes: &[u8], entries: &mut VecDeque<Found>) -> Result<u64, Errno> {
+    let mut reader = Reader::new(bytes);
+    let mut last = 0;
+    while !reader.rest().is_empty() {
+        let entry: Entry<'_> = reader.field().map_err(|_| Errno::IO)?;
+        last = entry.offset;
+        let name = entry.name;
+        let bad = |&byte: &u8| matches!(byte, 0 | b'/');
+        if !(1..=NAME).contains(&name.len()) || name.iter().any(bad) {
+            continue;
+        }
+        entries.push_back(Found {
+            path: entry.qid.path,
+            offset: entry.offset,
+            kind: entry.kind,
+            name: name.into(),
+            looked: None,
+        });
+    }
+    Ok(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::BytesMut;
+    use transport::ninep::QidKind;
+    use transport::ninep::codec::Wire;
+
+    #[test]
+    fn names_that_could_be_none_are_left_out() {
+        let long = [b'n'; 256];
+        let names: [&[u8]; 9] =
+            [b"a", b"", b"a/b", b"/", b"a\0b", &long, &long[1..], b"..", b"\xff\n"];
+        let mut bytes = BytesMut::new();
+        for (offset, name) in (1..).zip(names) {
+            let qid = Qid { kind: QidKind::FILE, version: 0, path: offset };
+            Entry { qid, offset, kind: 8, name }.write(&mut bytes);
+        }
+        let mut entries = VecDeque::new();
+        assert_eq!(take_in(&bytes, &mut entries), Ok(9));
+        let taken: Vec<&[u8]> = entries.iter().map(|entry| &*entry.name).collect();
+        assert_eq!(taken, [&b"a"[..], &long[1..], b"..", b"\xff\n"]);
+        assert_eq!(take_in(&bytes[..bytes.len() - 1], &mut entries), Err(Errno::IO));
+        assert_eq!(take_in(b"", &mut entries), Ok(0));
     }
 }

@@ -420,3 +420,128 @@ fn checked(packet: Packet) -> Result<Packet, Errno> {
         Err(_) => Err(Errno::IO),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frontend::{SocketPair, socket_pair};
+    use std::io::{Read, Write};
+    use std::time::Duration;
+    use tokio::task::LocalSet;
+
+    /// A client, and what its server hears and says.
+    fn joined(test: impl AsyncFnOnce(Rc<Client>, StdUnixStream)) {
+        let SocketPair { client: near, relay: far } = socket_pair(Msize::MIN).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let client = Client::new(Msize::MIN);
+            let running = Rc::clone(&client);
+            tokio::task::spawn_local(async move { running.run(near).await });
+            test(client, StdUnixStream::from(far)).await;
+        });
+    }
+
+    /// The next request of `size` bytes: its type and tag.
+    fn hear(mut far: &StdUnixStream, size: usize) -> (u8, Tag) {
+        let mut bytes = vec![0; size];
+        far.read_exact(&mut bytes).unwrap();
+        assert_eq!(usize::from(bytes[0]), size);
+        (bytes[4], Tag(u16::from_le_bytes([bytes[5], bytes[6]])))
+    }
+
+    fn say(mut far: &StdUnixStream, reply: Packet) {
+        far.write_all(&reply.to_vec()).unwrap();
+    }
+
+    /// Lets the client's tasks do what they can.
+    async fn pause() {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+
+    #[test]
+    fn a_request_that_is_given_up_is_flushed_first() {
+        joined(async |client, far| {
+            for answered in [false, true] {
+                let cancel = Rc::new(Cancel::default());
+                let waiting = tokio::task::spawn_local({
+                    let (client, cancel) = (Rc::clone(&client), Rc::clone(&cancel));
+                    async move { client.call(&cancel, &Tmessage::Treadlink { fid: Fid(7) }).await }
+                });
+                pause().await;
+                let (_, asked) = hear(&far, 11);
+                cancel.cancel();
+                pause().await;
+                let (kind, flush) = hear(&far, 9);
+                assert_eq!(kind, 108);
+                assert!(!waiting.is_finished());
+                if answered {
+                    say(&far, Rmessage::Rreadlink { target: b"x" }.encode(asked));
+                }
+                say(&far, Rmessage::Rflush.encode(flush));
+                let result = waiting.await.unwrap();
+                assert_eq!(result.is_ok(), answered);
+                assert_eq!(result.err(), (!answered).then_some(Errno::INTR));
+                pause().await;
+                assert!(client.state.borrow().waiting.is_empty());
+            }
+        });
+    }
+
+    #[test]
+    fn errors_that_no_program_knows_are_eio() {
+        joined(async |client, far| {
+            for (errno, known) in [(2, 2), (133, 133), (0, 5), (134, 5), (512, 5), (u32::MAX, 5)] {
+                let asked =
+                    client.ask(&Tmessage::Treadlink { fid: Fid(7) }, Pieces::new()).unwrap();
+                pause().await;
+                let (_, tag) = hear(&far, 11);
+                say(&far, Rmessage::error(tag, errno));
+                let error = client.reply(&Cancel::default(), asked).await.unwrap_err();
+                assert_eq!(error.raw_os_error(), known);
+            }
+        });
+    }
+
+    #[test]
+    fn a_fids_number_is_used_again_only_when_the_server_has_forgotten_it() {
+        async fn walk(client: &Rc<Client>, far: &StdUnixStream) -> OwnedFid {
+            let walked = tokio::task::spawn_local({
+                let client = Rc::clone(client);
+                async move { client.walk(&Cancel::default(), Fid(900), None).await }
+            });
+            pause().await;
+            let (_, tag) = hear(far, 17);
+            say(far, Rmessage::Rwalk { qids: Default::default() }.encode(tag));
+            walked.await.unwrap().unwrap().0
+        }
+        joined(async |client, far| {
+            let first = walk(&client, &far).await;
+            let number = first.number();
+            drop(first);
+            pause().await;
+            let (kind, clunk) = hear(&far, 11);
+            assert_eq!(kind, 120);
+            let second = walk(&client, &far).await;
+            assert_ne!(second.number(), number);
+            say(&far, Rmessage::Rclunk.encode(clunk));
+            pause().await;
+            assert_eq!(walk(&client, &far).await.number(), number);
+        });
+    }
+
+    #[test]
+    fn whoever_waits_gets_eio_when_the_socket_ends() {
+        for garbage in [&b""[..], b"\x01\0\0\0\0\0\0", b"\x07\0\0\0\x79\x55\x55"] {
+            joined(async |client, mut far| {
+                let ask = || client.ask(&Tmessage::Treadlink { fid: Fid(7) }, Pieces::new());
+                let asked = ask().unwrap();
+                far.write_all(garbage).unwrap();
+                drop(far);
+                let error = client.reply(&Cancel::default(), asked).await.unwrap_err();
+                assert_eq!(error, Errno::IO);
+                pause().await;
+                assert_eq!(ask().err(), Some(Errno::IO));
+            });
+        }
+    }
+}
