@@ -37,15 +37,7 @@ case_it_unmounts_and_waits_until_the_daemon_has_let_go() {
 }
 
 case_a_person_unmounts_through_sudo() {
-    local person=(setpriv --reuid 65534 --regid 65534 --clear-groups
-        env HOME=/run/person XDG_RUNTIME_DIR=/run/user/65534)
-    mkdir -p /run/user/65534 /run/person $served/a $mounts/a
-    chown 65534:65534 /run/user/65534 /run/person $served/a
-    chmod 700 /run/user/65534
-    touch $log && chmod 666 $log
-    echo 'nobody ALL=(root) NOPASSWD: ALL' >/run/sudoers
-    chmod 440 /run/sudoers
-    mount --bind /run/sudoers /etc/sudoers
+    a_person a
     "${person[@]}" "$program" work $served/a $mounts/a --via "$via"
     mountpoint $mounts/a
     # The server that they are offered from next time.
@@ -57,8 +49,7 @@ case_a_person_unmounts_through_sudo() {
     cat /run/err
     grep -q 'is in use' /run/err
     said "unmounted work:$served/a from $mounts/a" "${person[@]}" "$program" --unmount $mounts/a
-    within 5 no_process_left
-    umount /etc/sudoers
+    no_person
 }
 
 case_what_is_not_ours_is_left_alone() {
