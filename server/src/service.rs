@@ -160,14 +160,14 @@ pub fn serve(
     let (hello, rest) = match read_preface(&input) {
         Ok(None) => return Ok(ExitCode::SUCCESS),
         Ok(Some(read)) => read,
-        Err(error) => return Err(refuse(&output, error)),
+        Err(error) => return Err(refuse(caller, &output, error)),
     };
     if let Err(error) = hello.capabilities.agree(Capabilities::OURS) {
-        return Err(refuse(&output, error.into()));
+        return Err(refuse(caller, &output, error.into()));
     }
     let permission = match permit(caller, settings) {
         Ok(permission) => permission,
-        Err(error) => return Err(refuse(&output, error)),
+        Err(error) => return Err(refuse(caller, &output, error)),
     };
     match answer(caller, settings, &permission, &hello.role) {
         Ok(Taking::Grant(token, nonce)) => {
@@ -177,10 +177,7 @@ pub fn serve(
         Ok(Taking::Channel(grant)) => {
             first_call(caller, settings, grant, &hello, rest, input, output)
         }
-        Err(error) => {
-            log::say(format_args!("{} asked for {}: {error}", caller.client, caller.call));
-            Err(refuse(&output, error))
-        }
+        Err(error) => Err(refuse(caller, &output, error)),
     }
 }
 
@@ -273,7 +270,7 @@ fn first_call(
     };
     let (nonce, (desk, socket)) = match prepare() {
         Ok(prepared) => prepared,
-        Err(error) => return Err(refuse(&output, error)),
+        Err(error) => return Err(refuse(caller, &output, error)),
     };
     if settings.sandbox.kinds.is_empty() {
         stderr::say("running without a sandbox, as --no-sandbox asks for");
@@ -293,7 +290,7 @@ fn first_call(
                 drop(desk);
                 return Ok(ended.into());
             }
-            Err(error) => return Err(refuse(&output, error.into())),
+            Err(error) => return Err(refuse(caller, &output, error.into())),
         }
     }
     let served = channel(caller, settings, grant, nonce, socket, hello, rest, input, output);
@@ -325,7 +322,7 @@ fn channel(
     };
     let (mut poll, mut demux) = match prepare() {
         Ok(prepared) => prepared,
-        Err(error) => return Err(refuse(&output, error)),
+        Err(error) => return Err(refuse(caller, &output, error)),
     };
     let mut mux = Connection::new(Side::Server, Config::default());
     let now = Duration::ZERO;
@@ -336,7 +333,10 @@ fn channel(
     let channel = Channel::server(input, output, &answer, mux, poll.registry()).map_err(system)?;
     match pump::run(&mut poll, channel, &mut demux) {
         ChannelEnd::Closed | ChannelEnd::Done => Ok(()),
-        end => Err(ServiceError::Channel(end)),
+        end => {
+            log::say(format_args!("{}: {end}", caller.client));
+            Err(ServiceError::Channel(end))
+        }
     }
 }
 
@@ -375,8 +375,12 @@ fn read_preface(input: &OwnedFd) -> Result<Option<(ClientHello, Bytes)>, Service
     }
 }
 
-/// Tells the client why not, and gives the error back for this side's log.
-fn refuse(output: &OwnedFd, error: ServiceError) -> ServiceError {
+/// Tells this qube's log why not, and the client less; gives the error back for the exit code.
+fn refuse(caller: &Caller, output: &OwnedFd, error: ServiceError) -> ServiceError {
+    // That has been said together with the rule.
+    if !matches!(error, ServiceError::NotPermitted) {
+        log::say(format_args!("{} asked for {}: {error}", caller.client, caller.call));
+    }
     // A client that does not listen any more loses nothing.
     let _ = say(output, &Answer::Refused(error.reason()));
     error

@@ -9,6 +9,7 @@
 mod call;
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 
 use transport::id::{Fid, Msize, StreamId};
@@ -267,6 +268,33 @@ fn a_stream_stays_in_its_folder() {
         }
         assert_eq!(channel.read(stream, b"file").unwrap(), b"first");
     }
+}
+
+#[test]
+fn what_is_no_call_or_no_channel_is_logged_and_ends_it() {
+    let place = place();
+    let mut garbage = place
+        .command(&[])
+        .env("QREXEC_REMOTE_DOMAIN", place.client)
+        .env("QREXEC_SERVICE_FULL_NAME", "sharedfolders.Mount+-srv")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    garbage.stdin.take().unwrap().write_all(b"GET / HTTP/1.1\x1b[2J\r\n").unwrap();
+    assert_eq!(garbage.wait().unwrap().code(), Some(1));
+    assert!(
+        place.log().contains("work asked for /srv (read-write): the client end"),
+        "{}",
+        place.log()
+    );
+    let mut channel = Channel::open(&place, "a", false, &[]);
+    channel.stream(Authorisation::Own);
+    channel.socket.write_all(&[0xff; 64]).unwrap();
+    assert!(!channel.ended().success());
+    let log = place.log();
+    assert!(log.lines().last().unwrap().contains("work: the other end sent"), "{log}");
+    assert!(!log.contains('\x1b'));
 }
 
 /// What a call comes to: the other end's words, and its own log's last line.
