@@ -4,16 +4,13 @@
 //! Names are `bandwidth/{read,write}/MSIZE/DEPTH/RING+DELAY/WHO`. Compare what stands beside each other in
 //! one run; `figures` does so in pairs.
 
-use std::path::Path;
 use std::time::Duration;
 
 use benches::channel::{DEFAULT_RING, MAX_RING};
-use benches::figures::{self, shape};
-use benches::harness::Programs;
+use benches::figures::{Setting, shape};
 use benches::harness::pair::Coherence;
 use benches::harness::peer::DIOD_MSIZE;
 use benches::harness::raw::{Raw, Way};
-use benches::harness::served::Served;
 use benches::measure::Session;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
@@ -23,16 +20,14 @@ const MSIZES: [u32; 7] =
     [16 << 10, 32 << 10, 64 << 10, 128 << 10, 256 << 10, (512 << 10) + 24, 1 << 20];
 
 fn bandwidth(criterion: &mut Criterion) {
-    let standin = Path::new(env!("CARGO_BIN_EXE_qrexec-standin"));
-    let programs = Programs::beside(standin).expect("the programs");
-    let place = figures::place(standin.parent().expect("a folder"));
+    let setting = Setting::of_benches(env!("CARGO_BIN_EXE_qrexec-standin")).expect("the programs");
     for (ring, ring_name) in [(DEFAULT_RING, "64K"), (MAX_RING, "1M")] {
         for delay in [0, 1, 5] {
             let shape = shape(ring, Duration::from_millis(delay));
             let case = format!("ring-{ring_name}+{delay}ms");
-            let served = Served::new(&programs, &place, &shape, FILE, Coherence::Default);
+            let served = setting.served(&shape, FILE, Coherence::Default);
             let served = served.expect("a served folder");
-            let mut raw = Raw::start(&programs, &shape).expect("a channel");
+            let mut raw = Raw::start(&setting.programs, &shape).expect("a channel");
             let (_peer, mut diod) = served.diod().expect("diod");
             for way in [Way::Read, Way::Write] {
                 let name = if way == Way::Read { "read" } else { "write" };

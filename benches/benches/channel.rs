@@ -1,25 +1,22 @@
 //! What the modelled channel does with nobody but a reader and a writer at its ends: the most that
 //! anything on it can do. Names are `channel/raw/{one-way,ping-pong}/RING`.
 
-use std::path::Path;
 use std::time::Duration;
 
 use benches::channel::{DEFAULT_RING, MAX_RING};
-use benches::figures::shape;
-use benches::harness::Programs;
+use benches::figures::{Setting, shape};
 use benches::harness::raw::{Raw, Way};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const BYTES: u64 = 16 << 20;
 
 fn channel(criterion: &mut Criterion) {
-    let programs = Path::new(env!("CARGO_BIN_EXE_qrexec-standin"));
-    let programs = Programs::beside(programs).expect("the programs");
+    let setting = Setting::of_benches(env!("CARGO_BIN_EXE_qrexec-standin")).expect("the programs");
     let mut group = criterion.benchmark_group("channel/raw");
     for (ring, name) in [(DEFAULT_RING, "64K"), (MAX_RING, "1M")] {
         let shape = shape(ring, Duration::ZERO);
-        let mut raw = Raw::start(&programs, &shape).expect("a channel");
-        let mut relayed = Raw::with_relay(&programs, &shape).expect("a channel");
+        let mut raw = Raw::start(&setting.programs, &shape).expect("a channel");
+        let mut relayed = Raw::with_relay(&setting.programs, &shape).expect("a channel");
         group.throughput(Throughput::Bytes(BYTES));
         for (case, raw, way) in
             [("read", &mut raw, Way::Read), ("read-and-a-bare-relay", &mut relayed, Way::Read)]

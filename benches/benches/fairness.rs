@@ -1,14 +1,11 @@
 //! Mounts that share a channel. `fairness/getattr/{idle,beside-read,beside-write}` are small requests of
 //! one mount while another takes all it can; `fairness/mounts/N` reads by N mounts at once, a MiB each.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use benches::channel::DEFAULT_RING;
-use benches::figures::{self, shape};
-use benches::harness::Programs;
+use benches::figures::{Setting, shape};
 use benches::harness::pair::Coherence;
-use benches::harness::served::Served;
 use benches::measure::{Load, Operation, Session, together};
 use benches::record::percentile;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -16,11 +13,9 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 const MSIZE: u32 = 131_096;
 
 fn fairness(criterion: &mut Criterion) {
-    let standin = Path::new(env!("CARGO_BIN_EXE_qrexec-standin"));
-    let programs = Programs::beside(standin).expect("the programs");
-    let place = figures::place(standin.parent().expect("a folder"));
+    let setting = Setting::of_benches(env!("CARGO_BIN_EXE_qrexec-standin")).expect("the programs");
     let shape = shape(DEFAULT_RING, Duration::ZERO);
-    let served = Served::new(&programs, &place, &shape, 32 << 20, Coherence::Strict);
+    let served = setting.served(&shape, 32 << 20, Coherence::Strict);
     let served = served.expect("a served folder");
 
     let mut group = criterion.benchmark_group("fairness/getattr");

@@ -2,26 +2,21 @@
 //! diod directly on the same channel. Names are `latency/OPERATION/DELAY/WHO`; median and the slowest in
 //! a hundred of all that were measured are printed behind criterion's own figures.
 
-use std::path::Path;
 use std::time::Duration;
 
 use benches::channel::DEFAULT_RING;
-use benches::figures::{self, shape};
-use benches::harness::Programs;
+use benches::figures::{Setting, shape};
 use benches::harness::pair::Coherence;
 use benches::harness::peer::DIOD_MSIZE;
-use benches::harness::served::Served;
 use benches::measure::Operation;
 use benches::record::percentile;
 use criterion::{Criterion, criterion_group, criterion_main};
 
 fn latency(criterion: &mut Criterion) {
-    let standin = Path::new(env!("CARGO_BIN_EXE_qrexec-standin"));
-    let programs = Programs::beside(standin).expect("the programs");
-    let place = figures::place(standin.parent().expect("a folder"));
+    let setting = Setting::of_benches(env!("CARGO_BIN_EXE_qrexec-standin")).expect("the programs");
     for delay in [0, 1] {
         let shape = shape(DEFAULT_RING, Duration::from_millis(delay));
-        let served = Served::new(&programs, &place, &shape, 1 << 20, Coherence::Strict);
+        let served = setting.served(&shape, 1 << 20, Coherence::Strict);
         let served = served.expect("a served folder");
         let (_peer, mut diod) = served.diod().expect("diod");
         let mut ours = served.session(DIOD_MSIZE).expect("9P");

@@ -3,13 +3,11 @@
 //! run works on files that nobody has asked about yet.
 
 use std::cell::Cell;
-use std::path::Path;
 use std::time::Duration;
 
 use benches::channel::DEFAULT_RING;
 use benches::client9p::Client;
-use benches::figures::{self, Replay, shape};
-use benches::harness::Programs;
+use benches::figures::{Replay, Setting, shape};
 use benches::harness::pair::{Coherence, Pair};
 use benches::harness::peer;
 use benches::harness::scratch::Scratch;
@@ -17,17 +15,16 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use transport::id::Msize;
 
 fn metadata(criterion: &mut Criterion) {
-    let standin = Path::new(env!("CARGO_BIN_EXE_qrexec-standin"));
-    let programs = Programs::beside(standin).expect("the programs");
-    let place = figures::place(standin.parent().expect("a folder"));
+    let setting = Setting::of_benches(env!("CARGO_BIN_EXE_qrexec-standin")).expect("the programs");
     for delay in [0, 1] {
         let shape = shape(DEFAULT_RING, Duration::from_millis(delay));
-        let scratch = Scratch::new(&place).expect("a folder");
-        let mut pair = Pair::new(&programs, &shape).expect("a pair");
+        let scratch = Scratch::new(&setting.place).expect("a folder");
+        let mut pair = Pair::new(&setting.programs, &shape).expect("a pair");
         let socket = pair.offer(scratch.path(), Coherence::Default).expect("a served folder");
         let msize = Msize::new(131_096).expect("an msize");
         let mut ours = pair.connect(&socket, msize).expect("9P");
-        let (_peer, mut diod) = peer::diod(&programs, &shape, scratch.path()).expect("diod");
+        let (_peer, mut diod) =
+            peer::diod(&setting.programs, &shape, scratch.path()).expect("diod");
         let number = Cell::new(0);
         for replay in Replay::ALL {
             let files = match replay {

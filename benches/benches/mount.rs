@@ -2,18 +2,13 @@
 //! channel, and the disk itself. Names are `mount/PROGRAM/WHO`. Where this build or this machine has no
 //! FUSE, it says so and leaves ours out.
 
-use std::path::Path;
 use std::time::Duration;
 
-use benches::figures::{self, Effort, Mounts, Native, Setting};
-use benches::harness::Programs;
+use benches::figures::{Mounts, Native, Setting};
 use criterion::{Criterion, criterion_group, criterion_main};
 
 fn mount(criterion: &mut Criterion) {
-    let standin = Path::new(env!("CARGO_BIN_EXE_qrexec-standin"));
-    let programs = Programs::beside(standin).expect("the programs");
-    let place = figures::place(standin.parent().expect("a folder"));
-    let setting = Setting { programs, place, effort: Effort::FULL };
+    let setting = Setting::of_benches(env!("CARGO_BIN_EXE_qrexec-standin")).expect("the programs");
     let mounts = match Mounts::new(&setting) {
         Ok(mounts) => mounts,
         Err(why) => return println!("mount: nothing to measure: {why:#}"),

@@ -16,15 +16,12 @@ use tokio::task::LocalSet;
 
 const MESSAGE: usize = 64;
 
-/// Echoes at all sockets until they are closed.
-type Loop = fn(Vec<net::UnixStream>);
-
 fn reactor(criterion: &mut Criterion) {
     for sockets in [1, 16] {
         let mut group = criterion.benchmark_group(format!("reactor/{sockets}"));
         group.throughput(Throughput::Elements(sockets as u64));
-        let loops: [(&str, Loop); 2] = [("mio", by_mio), ("tokio", by_tokio)];
-        for (name, run) in loops {
+        for name in ["mio", "tokio"] {
+            let run = if name == "mio" { by_mio } else { by_tokio };
             let (mut near, far): (Vec<_>, Vec<_>) =
                 (0..sockets).map(|_| net::UnixStream::pair().expect("sockets")).unzip();
             for socket in &far {

@@ -88,6 +88,16 @@ pub struct Setting {
 }
 
 impl Setting {
+    /// That of the criterion benches: the programs beside `standin`, as they are built.
+    ///
+    /// # Errors
+    /// One is not there.
+    pub fn of_benches(standin: &str) -> Result<Setting> {
+        let programs = Programs::beside(Path::new(standin))?;
+        let place = place(programs.folder());
+        Ok(Setting { programs, place, effort: Effort::FULL })
+    }
+
     /// A folder with a file of `bytes`, served over a channel of `shape`.
     ///
     /// # Errors

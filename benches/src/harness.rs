@@ -56,6 +56,11 @@ impl Programs {
         Programs::at(program.parent().context("a program lies in a folder")?)
     }
 
+    /// Where they are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// One of them.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)

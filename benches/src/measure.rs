@@ -56,6 +56,22 @@ impl Session {
         Ok(start.elapsed())
     }
 
+    /// The rate of [`read`](Self::read).
+    ///
+    /// # Errors
+    /// The server's.
+    pub fn read_rate(&mut self, depth: u16, total: u64) -> Result<f64> {
+        Ok(rate(total, self.read(depth, total)?))
+    }
+
+    /// The rate of [`write`](Self::write).
+    ///
+    /// # Errors
+    /// The server's.
+    pub fn write_rate(&mut self, depth: u16, total: u64) -> Result<f64> {
+        Ok(rate(total, self.write(depth, total)?))
+    }
+
     /// How long each of `count` runs of `operation` took, in microseconds.
     ///
     /// # Errors

@@ -9,7 +9,6 @@ use crate::channel::{DEFAULT_RING, MAX_RING};
 use crate::harness::pair::Coherence;
 use crate::harness::raw::{Raw, Way};
 use crate::harness::served::Served;
-use crate::measure::rate;
 use crate::record::{Line, Target, interleaved, percentile};
 
 /// Bytes of the file that is read and written: more than caches of processors hold.
@@ -31,7 +30,7 @@ pub fn channel(setting: &Setting) -> Result<Vec<Line>> {
         let mut raw = Raw::start(&setting.programs, &shape)?;
         let mut pings = Raw::start(&setting.programs, &shape)?;
         let mut p99 = Vec::new();
-        let mut one_way = || Ok(rate(bytes, raw.one_way(Way::Read, bytes)?));
+        let mut one_way = || raw.rate(Way::Read, bytes);
         let mut ping = || {
             let times = pings.ping_pong(64, calls)?;
             p99.push(percentile(&times, 0.99));
@@ -58,11 +57,11 @@ pub fn read(setting: &Setting) -> Result<Vec<Line>> {
     let samples = interleaved(
         setting.effort.rounds,
         &mut [
-            &mut || Ok(rate(bytes, raw.one_way(Way::Read, bytes)?)),
-            &mut || Ok(rate(bytes, small.read(1, bytes)?)),
-            &mut || Ok(rate(bytes, large.read(1, bytes)?)),
-            &mut || Ok(rate(bytes, deep.read(4, bytes)?)),
-            &mut || Ok(rate(bytes, diod.read(1, bytes)?)),
+            &mut || raw.rate(Way::Read, bytes),
+            &mut || small.read_rate(1, bytes),
+            &mut || large.read_rate(1, bytes),
+            &mut || deep.read_rate(4, bytes),
+            &mut || diod.read_rate(1, bytes),
         ],
     )?;
     let [raw, small, large, deep, diod] = &samples[..] else { unreachable!("as many as asked") };
@@ -96,9 +95,9 @@ pub fn read_large_ring(setting: &Setting) -> Result<Vec<Line>> {
     let samples = interleaved(
         setting.effort.rounds,
         &mut [
-            &mut || Ok(rate(bytes, raw.one_way(Way::Read, bytes)?)),
-            &mut || Ok(rate(bytes, relayed.one_way(Way::Read, bytes)?)),
-            &mut || Ok(rate(bytes, session.read(1, bytes)?)),
+            &mut || raw.rate(Way::Read, bytes),
+            &mut || relayed.rate(Way::Read, bytes),
+            &mut || session.read_rate(1, bytes),
         ],
     )?;
     let [raw, relayed, ours] = &samples[..] else { unreachable!("as many as asked") };
@@ -132,9 +131,7 @@ pub fn read_delayed(setting: &Setting) -> Result<Vec<Line>> {
         let bytes = if msize == 65_536 { bytes / 4 } else { bytes };
         let samples = interleaved(
             setting.effort.rounds,
-            &mut [&mut || Ok(rate(bytes, near.0.read(1, bytes)?)), &mut || {
-                Ok(rate(bytes, far.0.read(1, bytes)?))
-            }],
+            &mut [&mut || near.0.read_rate(1, bytes), &mut || far.0.read_rate(1, bytes)],
         )?;
         let what = format!("sequential read, one in flight, {name}, 5 ms of added round trip");
         let case = name.replace("msize ", "").replace(", ", "-").replace(' ', "-");
@@ -159,10 +156,10 @@ pub fn write(setting: &Setting) -> Result<Vec<Line>> {
     let samples = interleaved(
         setting.effort.rounds,
         &mut [
-            &mut || Ok(rate(bytes, raw.one_way(Way::Write, bytes)?)),
-            &mut || Ok(rate(bytes, session.write(1, bytes)?)),
-            &mut || Ok(rate(bytes, deep.write(4, bytes)?)),
-            &mut || Ok(rate(bytes, diod.write(1, bytes)?)),
+            &mut || raw.rate(Way::Write, bytes),
+            &mut || session.write_rate(1, bytes),
+            &mut || deep.write_rate(4, bytes),
+            &mut || diod.write_rate(1, bytes),
         ],
     )?;
     let [raw, one, four, diod] = &samples[..] else { unreachable!("as many as asked") };

@@ -96,6 +96,14 @@ impl Raw {
         })
     }
 
+    /// The rate of [`one_way`](Self::one_way), in MB/s.
+    ///
+    /// # Errors
+    /// The channel has ended.
+    pub fn rate(&mut self, way: Way, bytes: u64) -> Result<f64> {
+        Ok(crate::measure::rate(bytes, self.one_way(way, bytes)?))
+    }
+
     /// Sends `size` bytes there and back `count` times, and gives how long each took.
     ///
     /// # Errors
