@@ -15,7 +15,7 @@
 //! Without a file, what dom0 allowed is allowed. With one, whatever no rule permits is refused, and a
 //! mistake anywhere in it is a mistake of all of it: the reader of a file that closes a folder must not
 //! be left with half of it. So an unknown key is an error too. Which rule decides is
-//! [`decide`](crate::decide)'s.
+//! [`decide`](mod@crate::decide)'s.
 //!
 //! A folder is written in canonical spelling, so that a rule cannot look as if it were about another:
 //! no `.`, `..`, `//` or final `/`. TOML is UTF-8; a folder whose name is not is written as dom0 shows it,
