@@ -49,7 +49,7 @@ pub struct Effort {
 impl Effort {
     /// Everything in some minutes.
     pub const SHORT: Effort = Effort {
-        rounds: Rounds { least: 3, most: 15, time: Duration::from_secs(5) },
+        rounds: rounds(3, 15, 5),
         bytes: 64 << 20,
         calls: 300,
         window: Duration::from_millis(400),
@@ -58,7 +58,7 @@ impl Effort {
     };
     /// Everything, as long as it takes to be sure.
     pub const FULL: Effort = Effort {
-        rounds: Rounds { least: 7, most: 41, time: Duration::from_secs(40) },
+        rounds: rounds(7, 41, 40),
         bytes: 256 << 20,
         calls: 2_000,
         window: Duration::from_secs(2),
@@ -67,13 +67,18 @@ impl Effort {
     };
     /// As little as shows that it works.
     pub const TRIAL: Effort = Effort {
-        rounds: Rounds { least: 1, most: 1, time: Duration::ZERO },
+        rounds: rounds(1, 1, 0),
         bytes: 2 << 20,
         calls: 10,
         window: Duration::from_millis(30),
         files: 20,
         slow_trees: false,
     };
+}
+
+const fn rounds(least: usize, most: usize, seconds: u64) -> Rounds {
+    let (time, limit) = (Duration::from_secs(seconds), Duration::from_secs(5 * seconds));
+    Rounds { least, most, time, limit }
 }
 
 /// What all groups need.

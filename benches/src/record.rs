@@ -80,8 +80,11 @@ pub struct Rounds {
     pub least: usize,
     /// At most as many.
     pub most: usize,
-    /// No new one behind this time.
+    /// No new one behind this time, once there are as many as that.
     pub time: Duration,
+    /// No new one behind this time, however few there are: a busy machine makes a run less sure, not
+    /// endless.
+    pub limit: Duration,
 }
 
 /// One way to do what others do too; a call gives one sample.
@@ -96,7 +99,9 @@ pub fn interleaved(rounds: Rounds, ways: &mut [Way<'_>]) -> anyhow::Result<Vec<V
     }
     let start = Instant::now();
     for round in 0..rounds.most {
-        if round >= rounds.least && start.elapsed() > rounds.time {
+        let elapsed = start.elapsed();
+        if (round >= rounds.least && elapsed > rounds.time) || (round > 0 && elapsed > rounds.limit)
+        {
             break;
         }
         for turn in 0..ways.len() {
@@ -315,12 +320,16 @@ mod tests {
             }
         };
         let (mut a, mut b) = (say('a'), say('b'));
-        let rounds = Rounds { least: 2, most: 3, time: Duration::MAX };
+        let (time, limit) = (Duration::MAX, Duration::MAX);
+        let rounds = Rounds { least: 2, most: 3, time, limit };
         let samples = interleaved(rounds, &mut [&mut a, &mut b]).unwrap();
         assert_eq!(*order.borrow(), "ababbaab");
         assert_eq!(samples, [vec![97.0; 3], vec![98.0; 3]]);
-        let rounds = Rounds { least: 2, most: 9, time: Duration::ZERO };
-        assert_eq!(interleaved(rounds, &mut [&mut a]).unwrap()[0].len(), 2);
+        let time = Duration::ZERO;
+        for (limit, expected) in [(Duration::MAX, 2), (Duration::ZERO, 1)] {
+            let rounds = Rounds { least: 2, most: 9, time, limit };
+            assert_eq!(interleaved(rounds, &mut [&mut a]).unwrap()[0].len(), expected);
+        }
     }
 
     #[test]
