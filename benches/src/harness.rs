@@ -94,6 +94,14 @@ pub fn find(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).chain(more).map(|folder| folder.join(name)).find(|it| it.is_file())
 }
 
+/// A command for `program` that is told to end when this thread does, however it does: what is offered
+/// or mounted for a measurement does not outlive it.
+pub fn bound(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "TERM", "--"]).arg(program);
+    command
+}
+
 /// Runs a command to its end without its output.
 ///
 /// # Errors

@@ -123,8 +123,13 @@ fn one(setting: &Setting, replay: Replay, delay: Duration) -> Result<Line> {
     let msize = Msize::new(131_096).context("an msize")?;
     let mut ours = pair.connect(&socket, msize)?;
     let (_peer, mut diod) = peer::diod(&setting.programs, &shape, scratch.path())?;
-    // Listing and stating are asked about again and again; the size is the design's own.
-    let files = if replay == Replay::List { NAMES } else { setting.effort.files };
+    let files = match replay {
+        // The design's own.
+        Replay::List => NAMES,
+        Replay::Find => setting.effort.files,
+        // Three to five times the requests for a file.
+        Replay::GitStatus | Replay::Unpack => setting.effort.files / 2,
+    };
     let number = std::cell::Cell::new(0);
     let sent = std::cell::Cell::new(0);
     let fresh = || {

@@ -82,7 +82,8 @@ impl Pair {
     /// The programs' own.
     pub fn offer(&mut self, folder: &Path, coherence: Coherence) -> Result<PathBuf> {
         let socket = self.at(&format!("9p.{}", self.offers.len()));
-        let mut command = self.command(folder, coherence)?;
+        let program = super::bound(&self.programs.path("qvm-mount-folder"));
+        let mut command = self.command(program, folder, coherence)?;
         let mut child = command.arg("--socket").arg(&socket).spawn()?;
         within("offering a folder", || match child.try_wait()? {
             Some(status) => bail!("qvm-mount-folder --socket: {status}: {}", said(&mut child)),
@@ -135,7 +136,8 @@ impl Pair {
         mount_point: &Path,
         options: &[&str],
     ) -> Result<()> {
-        let mut command = self.command(folder, Coherence::Default)?;
+        let program = Command::new(self.programs.path("qvm-mount-folder"));
+        let mut command = self.command(program, folder, Coherence::Default)?;
         command.arg(mount_point).args(["--frontend", "fuse"]).args(options);
         let mut child = command.spawn()?;
         let status = child.wait()?;
@@ -146,8 +148,12 @@ impl Pair {
         Ok(())
     }
 
-    fn command(&self, folder: &Path, coherence: Coherence) -> Result<Command> {
-        let mut command = Command::new(self.programs.path("qvm-mount-folder"));
+    fn command(
+        &self,
+        mut command: Command,
+        folder: &Path,
+        coherence: Coherence,
+    ) -> Result<Command> {
         command.arg("work").arg(folder.canonicalize()?).arg("--via").arg(self.at("via"));
         if coherence == Coherence::Strict && self.programs.knows("--coherence") {
             command.args(["--coherence", "strict"]);

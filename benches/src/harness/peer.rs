@@ -95,7 +95,7 @@ impl Sshfs {
         let (peer, end) = start(programs, shape, &mut Command::new(sftp))?;
         let mut remote = std::ffi::OsString::from("work:");
         remote.push(folder.canonicalize()?);
-        let mut sshfs = Command::new(sshfs)
+        let mut sshfs = super::bound(&sshfs)
             .arg(remote)
             .arg(mount_point)
             .args(["-f", "-o", "passive"])
