@@ -25,7 +25,9 @@ sudo=
 
 # The part that mounts, on whichever kernel: $1 is a folder for everything that it writes.
 inside() {
-    local work=$1 from=${FOLDER:-} start files size row
+    local work=$1 from=${FOLDER:-} start files size row before
+    # Somebody may be using this build already.
+    before=$(running)
     mkdir -p "$work"/{served,mount,scratch,scratch.mount,diod.mount,copy}
 
     if [ -n "$from" ]; then
@@ -79,7 +81,7 @@ inside() {
     sleep 1
     note "what is running of this program a second later (ps):"
     # A process that is only waiting to be collected by init has ended.
-    if ps -e -o pid=,stat=,args= | awk '$2 !~ /^Z/' | grep -E '[q]vm-(mount-folder|folder-server)'; then
+    if running | grep -vxF -e "$before"; then
         note "that should not be"
         return 1
     fi
@@ -96,6 +98,11 @@ unmount() {
             $sudo umount "$each"
         fi
     done
+}
+
+# The processes of this build's programs.
+running() {
+    ps -e -o pid=,stat=,args= | awk -v programs="$programs/qvm-" '$2 !~ /^Z/ && index($3, programs) == 1 { print $1, $3 }'
 }
 
 line() {
