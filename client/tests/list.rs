@@ -156,3 +156,24 @@ fn colours_are_for_terminals_that_want_them() {
     let plain = at_a_terminal(&place, &words, "Exit codes", "");
     assert!(!plain.contains("\x1b["), "{plain}");
 }
+
+#[test]
+fn progress_is_one_line_on_a_terminal_and_said_once_elsewhere() {
+    let place = Place::new("slow", "exec sleep 60");
+    let words = format!(
+        "--version; timeout --foreground 5 '{}' {} /srv --via '{}' --socket '{}'",
+        env!("CARGO_BIN_EXE_qvm-mount-folder"),
+        place.qube,
+        place.at("via").display(),
+        place.at("socket").display()
+    );
+    let text = at_a_terminal(&place, &words, "", "");
+    let line = format!("\r\x1b[Kwaiting for {}: dom0 may be asking", place.qube);
+    assert!(text.matches(&line).count() > 1, "{text}");
+    let mut command = place.offer("socket");
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    kill_process(Pid::from_child(&command), Signal::TERM).unwrap();
+    let (_, said) = ended(&mut command);
+    assert_eq!(said.matches("waiting for").count(), 1, "{said}");
+    assert!(!said.contains(['\r', '\x1b']), "{said:?}");
+}
