@@ -110,10 +110,7 @@ fn offer(plan: &Plan, path: &Path) -> Result<(), Failure> {
     tell(&given.socket, path, "socket", None);
     recent::note(&plan.target);
     eprintln!("9P2000.L of {}:{} at {}", given.qube, plan.folder, shown(path));
-    match waiter.wait(given.socket).map_err(failed)? {
-        Exit::Interrupted => Ok(()),
-        exit => Err(Failure::new(exit, "the connection to the other qube has ended")),
-    }
+    waiter.wait(given.socket).map_err(failed)?.map_or(Ok(()), Err)
 }
 
 /// A socket that only this person can connect to.
@@ -165,23 +162,28 @@ impl Waiter {
         Ok(Waiter { runtime, signals })
     }
 
-    /// Waits until the person interrupts, or the daemon lets go.
-    fn wait(self, socket: MessageSocket) -> std::io::Result<Exit> {
+    /// Waits until the person interrupts, or the daemon lets go, for the reason that is given.
+    fn wait(self, socket: MessageSocket) -> std::io::Result<Option<Failure>> {
         let [mut interrupt, mut terminate, mut hangup] = self.signals;
         self.runtime.block_on(async {
             let connection = control::Connection::new(socket)?;
             Ok(tokio::select! {
-                _ = interrupt.recv() => Exit::Interrupted,
-                _ = terminate.recv() => Exit::Interrupted,
-                _ = hangup.recv() => Exit::Interrupted,
-                () = until_ended(&connection) => Exit::ClosedEarly,
+                _ = interrupt.recv() => None,
+                _ = terminate.recv() => None,
+                _ = hangup.recv() => None,
+                ended = until_ended(&connection) => Some(ended),
             })
         })
     }
 }
 
-async fn until_ended(connection: &control::Connection) {
-    while connection.receive::<Event>().await.is_some() {}
+async fn until_ended(connection: &control::Connection) -> Failure {
+    while let Some((event, _)) = connection.receive::<Event>().await {
+        if let Event::Failed(failure) = event {
+            return failure;
+        }
+    }
+    Failure::new(Exit::ClosedEarly, "the connection to the other qube has ended")
 }
 
 fn tell(socket: &MessageSocket, mount_point: &Path, front_end: &str, fd: Option<&OwnedFd>) {

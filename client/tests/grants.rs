@@ -282,6 +282,10 @@ fn a_mount_that_the_owner_ends_is_over_and_the_client_is_told_why() {
     // Nobody is left behind the socket. (A mount stays, and answers with EIO.)
     let status = within("the end of the second", || second.child.try_wait().unwrap());
     assert_eq!(status.code(), Some(11));
+    let mut said = String::new();
+    second.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    let why = " has ended: disconnected: the owner of the folder ended it";
+    assert!(said.contains(why), "{said}");
     let logs = place.at("qubes-shared-folders/client");
     within("the reason", || {
         let mut files = fs::read_dir(&logs).unwrap().flatten().map(|entry| entry.path());

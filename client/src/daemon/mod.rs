@@ -463,7 +463,14 @@ impl Daemon {
                     *booked.mounted.borrow_mut() = Some(mounted);
                 }
             } => {}
-            _ = &mut base.ended => {}
+            ended = &mut base.ended => {
+                let why = channel.why_stream_lost(base.id).or(ended.ok()).unwrap_or_default();
+                let failure = Failure::new(
+                    Exit::ClosedEarly,
+                    format!("the connection to {} has ended: {why}", booked.qube),
+                );
+                connection.send(&Event::Failed(failure), None).await;
+            }
         }
     }
 
