@@ -17,6 +17,7 @@ pub mod channel;
 pub mod control;
 mod failure;
 mod grant;
+mod report;
 pub mod spawn;
 
 use std::cell::{Cell, RefCell};
@@ -36,11 +37,10 @@ use tokio::sync::Notify;
 use transport::id::Msize;
 use transport::local::MessageSocket;
 use transport::relay::links::{LinkId, Right};
-use transport::stats::RoundTrips;
 
 use self::call::Call;
 use self::channel::{Channel, Lease, NoStream, Stage, Stream};
-use self::control::{ChannelReport, Connection, Downgraded, Event, Mount, Mounted, Want};
+use self::control::{Connection, Downgraded, Event, Mounted, Want};
 use self::grant::Given;
 use crate::escape::FarLines;
 use crate::exit::{Exit, Failure};
@@ -239,83 +239,6 @@ impl Daemon {
                 fuse::kernel_side::take_away(mount_point, &mount.source);
             }
         }
-    }
-
-    /// The channels of the mounts that there are, and the one that is being made.
-    fn reports(&self) -> Vec<ChannelReport> {
-        let mut channels: Vec<Rc<Channel>> = Vec::new();
-        let current = self.current.borrow();
-        let mounts = self.mounts.borrow();
-        for channel in mounts.values().map(|mount| &mount.channel).chain(current.as_ref()) {
-            if !channels.iter().any(|known| Rc::ptr_eq(known, channel)) {
-                channels.push(Rc::clone(channel));
-            }
-        }
-        if channels.is_empty() {
-            return vec![self.report(None)];
-        }
-        channels.iter().map(|channel| self.report(Some(channel))).collect()
-    }
-
-    /// The daemon itself, and a channel of its.
-    fn report(&self, channel: Option<&Rc<Channel>>) -> ChannelReport {
-        let (sent, received) = channel.map_or((0, 0), |channel| channel.bytes());
-        let stage = channel.map(|channel| channel.stage.borrow().clone());
-        let target = &self.pair.target;
-        let (state, qube) = match (&stage, channel) {
-            (Some(Stage::Established(_)), Some(channel)) => ("ok", qube_name(channel, target)),
-            (Some(Stage::Ended(_)), _) => ("lost", String::new()),
-            (None, _) | (_, None) => ("none", String::new()),
-            (Some(_), _) => ("calling", String::new()),
-        };
-        let booked = self.mounts.borrow();
-        let carried = booked.values().filter(|mount| {
-            channel.is_some_and(|channel| Rc::ptr_eq(channel, &mount.channel))
-                && mount.mounted.borrow().is_some()
-        });
-        let alive = channel.filter(|channel| channel.is_alive());
-        ChannelReport {
-            server: target.clone(),
-            qube,
-            via: self.pair.via.to_string(),
-            daemon: std::process::id(),
-            process: alive.and_then(|channel| channel.process),
-            mounts: carried.count(),
-            age: channel.map_or(0, |channel| channel.since.elapsed().as_millis() as u64),
-            sent,
-            received,
-            state: state.to_owned(),
-            why: channel.and_then(|channel| channel.why_lost()),
-            log: self.log.clone(),
-        }
-    }
-
-    fn list(&self) -> Vec<Mount> {
-        let booked = self.mounts.borrow();
-        let mounts = booked.values().filter_map(|mount| {
-            let mounted = mount.mounted.borrow().clone()?;
-            let readings: Vec<_> = mount.stats.borrow().iter().map(|stats| stats.read()).collect();
-            let mut trips = RoundTrips::default();
-            mount.stats.borrow().iter().for_each(|stats| trips.add(&stats.round_trips()));
-            let percentile = |percent| Some(trips.percentile(percent)?.as_micros() as u64);
-            Some(Mount {
-                server: self.pair.target.clone(),
-                qube: mount.qube.clone(),
-                folder: mount.folder.clone(),
-                mount_point: mounted.mount_point,
-                front_end: mounted.front_end,
-                msize: readings.iter().map(|reading| reading.msize).max().unwrap_or(0),
-                read_only: mount.read_only,
-                age: mount.since.elapsed().as_secs(),
-                sent: readings.iter().map(|reading| reading.sent).sum(),
-                received: readings.iter().map(|reading| reading.received).sum(),
-                in_flight: readings.iter().map(|reading| reading.in_flight).sum(),
-                p50: percentile(50),
-                p99: percentile(99),
-                lost: mount.channel.why_stream_lost(mount.stream),
-            })
-        });
-        mounts.collect()
     }
 
     /// Gives a stream to the command at `connection`, and keeps its books until it ends.
