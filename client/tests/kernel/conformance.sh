@@ -16,7 +16,7 @@ results() {
     shift
     {
         cd /
-        NO_COLOR=1 "$pjdfstest" -c /run/pjdfstest.toml -p "$folder" ${1:+--exact "$@"} 2>&1 || true
+        NO_COLOR=1 "$pjdfstest" -c /run/pjdfstest.toml -p "$folder" "$@" 2>&1 || true
         cd /mnt
     } >/run/said
     sed -nE 's/^([a-z0-9_:]+) +(ok|FAILED|skipped)$/\1 \2/p' /run/said | sort
