@@ -77,7 +77,7 @@ impl Effort {
 }
 
 const fn rounds(least: usize, most: usize, seconds: u64) -> Rounds {
-    let (time, limit) = (Duration::from_secs(seconds), Duration::from_secs(5 * seconds));
+    let (time, limit) = (Duration::from_secs(seconds), Duration::from_secs(3 * seconds));
     Rounds { least, most, time, limit }
 }
 

@@ -1,6 +1,5 @@
 //! Whole programs' worth of small requests, as v9fs sends them, against diod on the same channel.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -12,7 +11,7 @@ use crate::client9p::Client;
 use crate::harness::pair::{Coherence, Pair};
 use crate::harness::peer;
 use crate::harness::scratch::Scratch;
-use crate::record::{Line, Target, interleaved};
+use crate::record::{Line, Target, Way, interleaved};
 use crate::workload::Kernel;
 
 /// Names in the folder that is listed.
@@ -132,23 +131,16 @@ fn one(setting: &Setting, replay: Replay, delay: Duration) -> Result<Line> {
     };
     let number = std::cell::Cell::new(0);
     let sent = std::cell::Cell::new(0);
-    let fresh = || {
+    let once = |client: &mut Client| {
         let next = number.replace(number.get() + 1);
         replay.prepare(&scratch, next, files)?;
-        settle(scratch.path())?;
-        Ok::<_, anyhow::Error>(next)
+        let (time, requests) = replay.run(client, next, files)?;
+        sent.set(requests);
+        std::fs::remove_dir_all(scratch.at(&format!("{}-{next}", replay.name())))?;
+        Ok(time.as_secs_f64() * 1e3)
     };
-    let samples = interleaved(
-        setting.effort.rounds,
-        &mut [
-            &mut || {
-                let (time, requests) = replay.run(&mut ours, fresh()?, files)?;
-                sent.set(requests);
-                Ok(time.as_secs_f64() * 1e3)
-            },
-            &mut || Ok(replay.run(&mut diod, fresh()?, files)?.0.as_secs_f64() * 1e3),
-        ],
-    )?;
+    let ways: &mut [Way<'_>] = &mut [&mut || once(&mut ours), &mut || once(&mut diod)];
+    let samples = interleaved(setting.effort.rounds, ways)?;
     let name = replay.name();
     let delay = delay.as_millis();
     let what = format!("v9fs's requests for {name} of {files} files, cold, {delay} ms round trip");
@@ -159,11 +151,6 @@ fn one(setting: &Setting, replay: Replay, delay: Duration) -> Result<Line> {
         (Replay::List, 1) => line.target(Target::AtLeast(40.0)),
         _ => line,
     })
-}
-
-/// Lets what was just made reach the disk, so that it does not do so in the middle of a measurement.
-fn settle(folder: &Path) -> Result<()> {
-    Ok(rustix::fs::syncfs(std::fs::File::open(folder)?)?)
 }
 
 #[cfg(test)]

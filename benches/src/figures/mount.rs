@@ -87,6 +87,8 @@ impl Native {
     /// It cannot be made.
     pub fn prepare(self, scratch: &Scratch, number: usize, setting: &Setting) -> Result<String> {
         let files = setting.effort.files;
+        // Several requests for each of these.
+        let few = files.div_ceil(2 * 50);
         let name = format!("served/{}-{number}", self.name());
         match self {
             Native::Read => scratch.file(&name, setting.effort.bytes).map(drop)?,
@@ -102,15 +104,14 @@ impl Native {
                 return Ok("warm".into());
             }
             Native::Find => scratch.tree(&name, files.div_ceil(50), 50).map(drop)?,
-            Native::GitStatus => scratch.repository(&name, files.div_ceil(50), 50).map(drop)?,
+            Native::GitStatus => scratch.repository(&name, few, 50).map(drop)?,
             Native::Unpack => {
                 if !scratch.at("small.tar").exists() {
-                    scratch.archive("small.tar", files.div_ceil(50), 50)?;
+                    scratch.archive("small.tar", few, 50)?;
                 }
                 scratch.folder(&name)?;
             }
         }
-        rustix::fs::syncfs(File::open(scratch.path())?)?;
         Ok(format!("{}-{number}", self.name()))
     }
 
@@ -155,6 +156,9 @@ impl Native {
 
 /// A folder of this machine, and the same through both mounts.
 pub struct Mounts {
+    // Dropped in this order: what is removed at the end must not be looked at through a mount.
+    _pair: Pair,
+    _sshfs: Sshfs,
     /// The files.
     pub scratch: Scratch,
     /// The served folder itself.
@@ -163,8 +167,6 @@ pub struct Mounts {
     pub ours: Result<PathBuf, String>,
     /// Where sshfs is.
     pub sshfs: PathBuf,
-    _pair: Pair,
-    _sshfs: Sshfs,
 }
 
 impl Mounts {
@@ -186,7 +188,7 @@ impl Mounts {
             Err(why) => Err(why),
         };
         let mounted = Sshfs::mount(programs, &shape, &disk, &sshfs)?;
-        Ok(Mounts { scratch, disk, ours, sshfs, _pair: pair, _sshfs: mounted })
+        Ok(Mounts { _pair: pair, _sshfs: mounted, scratch, disk, ours, sshfs })
     }
 }
 

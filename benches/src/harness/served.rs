@@ -1,5 +1,6 @@
 //! A folder with one large file, served by ours over a channel of its own; by diod beside it on demand.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -37,7 +38,8 @@ impl Served {
         coherence: Coherence,
     ) -> Result<Served> {
         let scratch = Scratch::new(place)?;
-        scratch.file("file", bytes)?;
+        // Written back now, not in the middle of a measurement.
+        File::open(scratch.file("file", bytes)?)?.sync_all()?;
         let mut pair = Pair::new(programs, shape)?;
         let socket = pair.offer(scratch.path(), coherence)?;
         Ok(Served { programs: programs.clone(), shape: *shape, pair, socket, scratch })
