@@ -60,6 +60,9 @@ fn mount(plan: &Plan, mount_point: &Path) -> Result<(), Failure> {
     if let Some(line) = line {
         eprintln!("{line}");
     }
+    if let Some(warning) = choice.warning(plan) {
+        log::warning(format_args!("warning: {warning}"));
+    }
     let settings = match &choice {
         Choice::Fuse(fuse) => Some(fuse.settings(plan)),
         Choice::V9fs(_) => None,

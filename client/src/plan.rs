@@ -84,6 +84,15 @@ pub struct FuseOptions {
     pub allow_other: bool,
 }
 
+impl FuseOptions {
+    /// What nobody has asked otherwise.
+    pub const DEFAULT: FuseOptions = FuseOptions {
+        idmap: IdMapMode::User,
+        coherence: Duration::from_secs(1),
+        allow_other: false,
+    };
+}
+
 /// Where a folder appears.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Place {

@@ -9,10 +9,10 @@ use transport::id::Msize;
 
 use super::fuse::Fuse;
 use super::v9fs::V9fs;
-use crate::cli::FrontEnd;
+use crate::cli::{CacheMode, FrontEnd};
 use crate::exit::Failure;
 use crate::kernel;
-use crate::plan::{MsizeChoice, Plan, find_program};
+use crate::plan::{FuseOptions, MsizeChoice, Plan, find_program};
 
 /// A front end that can work here.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -56,6 +56,19 @@ impl Choice {
         match self {
             Choice::V9fs(_) => "v9fs",
             Choice::Fuse(_) => "fuse",
+        }
+    }
+
+    /// What of `plan` this one has no use for, in words.
+    pub fn warning(&self, plan: &Plan) -> Option<&'static str> {
+        match self {
+            Choice::V9fs(_) if plan.fuse != FuseOptions::DEFAULT => Some(
+                "--idmap, --coherence and --allow-other are FUSE's; v9fs takes no notice of them",
+            ),
+            Choice::Fuse(_) if plan.cache != CacheMode::Auto => {
+                Some("--cache is v9fs's; FUSE takes no notice of it (--coherence is its own)")
+            }
+            _ => None,
         }
     }
 

@@ -214,6 +214,11 @@ fn which_front_end_is_taken_is_said() {
     assert_eq!(said(&auto).lines().count(), 1, "{}", said(&auto));
     as_root("umount").arg(place.at("here")).status().unwrap();
     within(|| place.daemon().is_none().then_some(()));
+    let other = run(&["--frontend", "fuse", "--cache", "none"]);
+    assert!(other.status.success(), "{}", said(&other));
+    assert!(said(&other).contains("warning: --cache is v9fs's"), "{}", said(&other));
+    as_root("umount").arg(place.at("here")).status().unwrap();
+    within(|| place.daemon().is_none().then_some(()));
     let filesystems = fs::read_to_string("/proc/filesystems").unwrap();
     if !filesystems.lines().any(|line| line.ends_with("\t9p")) {
         let v9fs = run(&["--frontend", "v9fs"]);
