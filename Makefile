@@ -58,6 +58,7 @@ fuzz: tools
 test-conformance: tools
 	$(CARGO) build --workspace --bins
 	@CARGO='$(CARGO)' .ci/install-suites
+	$(CARGO) test -p client --test v9fs --no-run
 	FSX_OPERATIONS=100000 KERNEL_PATIENCE=4 $(CARGO) test -p client --test kernel -- conformance::
 
 demo: tools
