@@ -28,7 +28,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 const UML: &str = "linux.uml";
@@ -354,10 +354,27 @@ read -r end
 kill -KILL "-$machine"
 kill -KILL "$machine""#;
 
+/// What makes the machine's kernel run on any processor, built on first use.
+fn xstate() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kernel/xstate.c");
+        let (to, new) = (Path::new(env!("CARGO_TARGET_TMPDIR")), std::process::id());
+        let (object, new) = (to.join("xstate.so"), to.join(format!("xstate.so.{new}")));
+        let mut compiler = Command::new("cc");
+        compiler.args(["-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-o"]);
+        assert!(compiler.arg(&new).arg(source).status().unwrap().success(), "{compiler:?}");
+        // Another run may be using the one that is there.
+        fs::rename(new, &object).unwrap();
+        object
+    })
+}
+
 impl Machine {
     fn boot(init: &Path, memory: &str) -> Machine {
         let mut guard = Command::new("/bin/sh")
             .args(["-c", GUARD, "sh", UML])
+            .env("LD_PRELOAD", xstate())
             .arg(format!("mem={memory}"))
             .args(["rootfstype=hostfs", "rootflags=/", "ro", "con0=fd:0,fd:1", "con=null"])
             .args(["ssl=null", "quiet"])
