@@ -26,6 +26,7 @@
 
 extern crate alloc;
 
+pub mod accel;
 pub mod id;
 #[cfg(feature = "relay")]
 pub mod local;

@@ -6,11 +6,12 @@
 #![allow(clippy::unwrap_used)] // a test stops where its helpers do
 
 use bytes::{Bytes, BytesMut};
+use transport::accel::hint::{Hint, Writer, decode_forget, forget};
 use transport::mux::Code;
 use transport::mux::frame::{Frame, HEADER, Header, Kind};
 use transport::mux::preface::{Answer, ClientHello, Preface, PrefaceReader, Role, Taken};
 use transport::ninep::framer::Assembler;
-use transport::ninep::{Framer, Rmessage, Tmessage};
+use transport::ninep::{Framer, Packet, Rmessage, Tmessage};
 
 const TEXT: &str = include_str!("../PROTOCOL.md");
 
@@ -81,6 +82,15 @@ fn ninep(example: &Example) {
     assert_eq!(back.to_vec(), example.bytes, "line {}", example.line);
 }
 
+/// Writes again what an example says.
+fn hint(example: &Example) -> Packet {
+    let hint =
+        Hint::decode(&example.bytes).unwrap_or_else(|e| panic!("line {}: {e}", example.line));
+    let mut writer = Writer::new(hint.tag, hint.dir, hint.watched);
+    hint.entries.iter().for_each(|entry| writer.push(entry));
+    writer.finish()
+}
+
 #[test]
 fn every_example_is_what_it_says_and_none_is_missing() {
     let mut kinds = Vec::new();
@@ -104,6 +114,12 @@ fn every_example_is_what_it_says_and_none_is_missing() {
             },
             ("frame", _) => kinds.push(frame(example)),
             ("9p", _) => ninep(example),
+            ("hint", "Rhint") => assert_eq!(hint(example).to_vec(), example.bytes),
+            ("hint", "Rforget") => {
+                let records = decode_forget(&example.bytes).unwrap();
+                assert_eq!(records, [(42, &b"a"[..])]);
+                assert_eq!(forget(records).to_vec(), example.bytes, "line {}", example.line);
+            }
             (other, _) => panic!("line {}: {other} is no sort of example", example.line),
         }
     }
@@ -119,6 +135,8 @@ fn every_example_is_what_it_says_and_none_is_missing() {
         "server-preface refused",
         "9p Twalk",
         "9p Rread",
+        "hint Rhint",
+        "hint Rforget",
     ] {
         assert!(seen.iter().any(|example| example == needed), "{needed} has an example");
     }

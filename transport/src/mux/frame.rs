@@ -177,8 +177,13 @@ pub struct Open {
     pub authorisation: Authorisation,
     /// The largest message that the client would like to use, in bytes; a hint to the backend.
     pub msize: u32,
-    /// Reserved, zero.
+    /// [`Open::HINTS`] or zero.
     pub flags: u32,
+}
+
+impl Open {
+    /// The client end takes hints on the stream ([`crate::accel::hint`]).
+    pub const HINTS: u32 = 1;
 }
 
 /// What `OPENED` carries.

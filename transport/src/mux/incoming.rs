@@ -181,7 +181,7 @@ impl Connection {
         self.last = stream.0;
         let refusal = if self.leaving {
             Some((Code::GOING_AWAY, "no new streams are taken"))
-        } else if open.flags != 0 {
+        } else if open.flags & !Open::HINTS != 0 {
             Some((Code::UNSUPPORTED, "unknown flags in OPEN"))
         } else if self.streams.len() >= self.config.max_streams as usize {
             Some((Code::TOO_MANY_STREAMS, "as many streams are open as this end takes"))

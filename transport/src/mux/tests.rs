@@ -173,7 +173,7 @@ fn a_closed_stream_counts_until_the_peer_has_closed_it_too() {
 #[test]
 fn unknown_flags_are_refused_in_words() {
     let mut script = Script::new(Side::Server);
-    script.send(Frame::Open { stream: S1, open: Open { flags: 1, ..own() } }).unwrap();
+    script.send(Frame::Open { stream: S1, open: Open { flags: 2, ..own() } }).unwrap();
     let reason = Reason::new(Code::UNSUPPORTED, "unknown flags in OPEN");
     script.expect(&[Frame::Refused { stream: S1, reason }]);
 }

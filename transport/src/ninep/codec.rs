@@ -49,6 +49,9 @@ pub enum DecodeError {
     /// More names in a walk than 9P permits.
     #[error("walk of {0} names; 9P permits 16")]
     TooManyNames(u16),
+    /// A hint of what cannot be.
+    #[error("hint of what cannot be")]
+    Hint,
 }
 
 /// A cursor that takes fields off the front of a message.

@@ -1,0 +1,3 @@
+//! Fewer round trips than the kernel asks for.
+
+pub mod hint;
