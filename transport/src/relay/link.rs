@@ -293,6 +293,7 @@ impl Link {
     /// A reply of this end's own; it has used no credit.
     fn answer(&mut self, reply: Packet) {
         self.outbox.push(reply.head, 0);
+        reply.body.into_iter().for_each(|piece| self.outbox.push(piece, 0));
     }
 
     fn incoming(&mut self, cx: &mut Context<'_>, piece: Bytes, bulk: bool) -> Result<(), LinkEnd> {
@@ -332,7 +333,9 @@ impl Link {
         payload: Vec<(Bytes, u32)>,
     ) -> Result<(), LinkEnd> {
         let worth = head.len() as u32;
-        self.count_time(cx.now, head);
+        if !matches!(Kind(head[4]), Kind::Rhint | Kind::Rforget) {
+            self.count_time(cx.now, head);
+        }
         match self.session.handle_reply(head, body)? {
             Reply::Pass(head) => {
                 self.outbox.push(head, worth);

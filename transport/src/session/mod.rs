@@ -14,6 +14,8 @@
 //!   [`FLUSH_TIME`], whatever the far end does.
 //! - Fids of its own let it forget what a request made that nobody waits for any more, and later open
 //!   lazily and reconnect.
+//! - With hints ([`crate::accel`]) it answers what it knows, and the far end hears of a fid only when that is
+//!   needed there.
 //! - A `Tclunk` is answered at once: nothing that close(2) could tell comes with its reply, and umount(8)
 //!   need not wait for a far end that has stalled. Not where an extended attribute is set: there the
 //!   reply says whether it was.
@@ -23,7 +25,9 @@
 //! something is checked here. Follows version(5), flush(5), clunk(5) and the kernel's
 //! `net/9p/client.c`.
 
+mod change;
 mod fids;
+mod here;
 mod tags;
 
 use alloc::collections::VecDeque;
@@ -32,11 +36,14 @@ use core::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::accel::Cache;
 use crate::id::{Fid, Msize, Tag};
 use crate::ninep::message::{VERSION, lock};
 use crate::ninep::packet::{HEADER, Header};
 use crate::ninep::{DecodeError, Kind, Packet, Rmessage, Tmessage};
+use change::Change;
 use fids::Fids;
+use here::Held;
 use tags::{Pending, Tags, Undo};
 
 /// How long a `Tflush` waits for the far end before it is answered here.
@@ -46,8 +53,14 @@ pub const FLUSH_TIME: Duration = Duration::from_millis(800);
 /// their replies, as 9P has it, so that a far end that has stalled is not owed any number.
 const EARLY_CLUNKS: usize = 1024;
 
+/// errno: no such name.
+const ENOENT: u32 = 2;
 /// errno: not a fid.
 const EBADF: u32 = 9;
+/// errno: no such extended attribute.
+const ENODATA: u32 = 61;
+/// errno: the name leads to another node now.
+const ESTALE: u32 = 116;
 /// errno: no tags are left.
 const EAGAIN: u32 = 11;
 /// errno: the far end is gone.
@@ -128,6 +141,14 @@ pub struct Session {
     flushes: VecDeque<Flush>,
     requests: VecDeque<Packet>,
     replies: VecDeque<Packet>,
+    /// What is known without asking; none where nothing may be answered from memory.
+    cache: Option<Cache>,
+    /// The far end has given a hint.
+    hinted: bool,
+    /// Requests that wait for fids to be made at the far end, oldest first.
+    held: VecDeque<Held>,
+    /// The latest time that was given.
+    now: Duration,
     arena: BytesMut,
 }
 
@@ -156,8 +177,18 @@ impl Session {
             flushes: VecDeque::new(),
             requests: VecDeque::new(),
             replies: VecDeque::new(),
+            cache: None,
+            hinted: false,
+            held: VecDeque::new(),
+            now: Duration::ZERO,
             arena: BytesMut::new(),
         }
+    }
+
+    /// The same with a memory of what the far end says beyond 9P.
+    #[must_use]
+    pub fn with_cache(self, cache: Cache) -> Session {
+        Session { cache: Some(cache), ..self }
     }
 
     /// The msize that both ends agreed on, once they did.
@@ -173,12 +204,15 @@ impl Session {
     /// Requests that the kernel waits for.
     pub fn in_flight(&self) -> usize {
         let kept_here = self.flushes.iter().filter(|flush| flush.sent.is_none()).count();
-        self.tags.in_flight() + kept_here + usize::from(self.asked.is_some())
+        let held = kept_here + self.held.len();
+        self.tags.in_flight() + held + usize::from(self.asked.is_some())
     }
 
     /// Whether the kernel waits for a reply to `tag`.
     fn is_waiting(&self, tag: Tag) -> bool {
-        self.tags.is_waiting(tag) || self.flushes.iter().any(|flush| flush.near == tag)
+        self.tags.is_waiting(tag)
+            || self.flushes.iter().any(|flush| flush.near == tag)
+            || self.held.iter().any(|held| held.tag == tag)
     }
 
     /// Takes a request's head from the kernel's side; `body` bytes of payload follow it.
@@ -189,6 +223,7 @@ impl Session {
         body: usize,
     ) -> Result<Request, SessionError> {
         let (tag, message) = Tmessage::decode_head(head, body).map_err(SessionError::BadRequest)?;
+        self.now = now;
         match message {
             Tmessage::Tflush { .. } if self.failed => {
                 return Ok(Request::Answer(Rmessage::Rflush.encode(tag)));
@@ -205,14 +240,28 @@ impl Session {
         if self.is_waiting(tag) {
             return Err(SessionError::TagInUse(tag.0));
         }
+        if self.cache.is_some() {
+            if let Some(request) = self.here(now, tag, &message, head, body) {
+                return Ok(request);
+            }
+        }
+        let change = match &mut self.cache {
+            Some(cache) => {
+                let change = Change::of(&message, &self.fids);
+                change.apply(cache);
+                change
+            }
+            None => Change::Nothing,
+        };
         let Some(fids) = self.fids.translate(&message) else {
             return Ok(Request::Answer(Rmessage::error(tag, EBADF)));
         };
         let undo = match (&message, fids.made, fids.ended) {
-            (Tmessage::Twalk { names, .. }, Some((near, far)), _) => {
-                Undo::Make { near, far, names: names.as_slice().len() }
+            (Tmessage::Twalk { fid, names, .. }, Some((near, far)), _) => {
+                let names = names.as_slice().len();
+                Undo::Make { near, far, names, from: self.fids.path(*fid) }
             }
-            (_, Some((near, far)), _) => Undo::Make { near, far, names: 0 },
+            (_, Some((near, far)), _) => Undo::Make { near, far, names: 0, from: None },
             (_, _, Some(far)) => Undo::End(far),
             (Tmessage::Tlock { kind, .. }, ..) if *kind != lock::UNLCK => {
                 Undo::Lock(self.patch(head, tag, fids.fields()))
@@ -223,7 +272,26 @@ impl Session {
             && !fids.sets_attribute
             && self.tags.unwaited() < EARLY_CLUNKS;
         let near = (!early).then_some(tag);
-        let pending = Pending { near, kind: message.kind(), undo };
+        let node = match message {
+            Tmessage::Tgetattr { fid, mask } if mask & here::ALL == here::ALL => {
+                self.fids.path(fid)
+            }
+            _ => None,
+        };
+        let creates = match message {
+            Tmessage::Tlcreate { fid, .. } => Some(fid),
+            Tmessage::Twalk { fid, newfid, .. } if fid == newfid => Some(fid),
+            _ => None,
+        };
+        if let Some(fid) = creates {
+            self.fids.set_path(fid, None);
+        }
+        if let Tmessage::Tlopen { fid, .. } | Tmessage::Tlcreate { fid, .. } = message {
+            self.fids.set_open(fid);
+        }
+        let asked = self.cache.as_ref().map_or(0, Cache::tick);
+        let kind = message.kind();
+        let pending = Pending { near, kind, undo, change, node, creates, sent: now, asked };
         let Some(far) = self.tags.take(pending) else {
             if let Some((near, far)) = fids.made {
                 self.fids.unmake(near);
@@ -240,6 +308,10 @@ impl Session {
     /// Takes a reply's head from the channel; `body` bytes of payload follow it.
     pub fn handle_reply(&mut self, head: &Bytes, body: usize) -> Result<Reply, SessionError> {
         let header = Header::read(head).map_err(SessionError::BadReply)?;
+        if matches!(Kind(header.kind), Kind::Rhint | Kind::Rforget) {
+            self.learn(Kind(header.kind), head)?;
+            return Ok(Reply::Drop);
+        }
         if header.tag == Tag::NONE {
             return self.version_reply(head, body);
         }
@@ -257,15 +329,29 @@ impl Session {
             return Ok(self.flushed(header.tag, old, pending.near, head));
         }
         let abandoned = pending.near.is_none();
+        self.learn_reply(&pending, &reply);
+        if let (Some(fid), Rmessage::Rlcreate { qid, .. }) = (pending.creates, &reply) {
+            self.fids.set_path(fid, Some(qid.path));
+        }
+        let mut fetched = false;
         match (pending.undo, reply) {
-            (Undo::Make { near, far, names }, reply) => {
+            (Undo::Fetch { near, far, names }, reply) => {
+                self.fetched(near, far, names, &reply);
+                fetched = true;
+            }
+            (Undo::Make { near, far, names, from }, reply) => {
                 let made = match reply {
                     Rmessage::Rlerror { .. } => false,
                     Rmessage::Rwalk { qids } => qids.as_slice().len() == names,
                     _ => true,
                 };
+                let path = match reply {
+                    Rmessage::Rattach { qid } => Some(qid.path),
+                    Rmessage::Rwalk { qids } => qids.as_slice().last().map(|qid| qid.path).or(from),
+                    _ => None,
+                };
                 match (made, abandoned) {
-                    (true, false) => self.fids.bind(near, far),
+                    (true, false) => self.fids.bind(near, far, path),
                     (true, true) => self.clunk(near, far),
                     (false, _) => {
                         self.fids.unmake(near);
@@ -291,6 +377,9 @@ impl Session {
             None => Reply::Drop,
         };
         self.replies.extend(done.into_iter().map(|near| Rmessage::Rflush.encode(near)));
+        if fetched {
+            self.carry_on()?;
+        }
         Ok(passed)
     }
 
@@ -302,6 +391,7 @@ impl Session {
         self.requests.clear();
         let waiting = self.tags.waiting().filter(|(_, kind)| *kind != Kind::Tflush);
         self.replies.extend(waiting.map(|(near, _)| Rmessage::error(near, EIO)));
+        self.replies.extend(self.held.drain(..).map(|held| Rmessage::error(held.tag, EIO)));
         // Behind what they flush: an answer that comes after its Rflush kills a v9fs mount.
         let flushes = self.flushes.drain(..);
         self.replies.extend(flushes.map(|flush| Rmessage::Rflush.encode(flush.near)));
@@ -346,6 +436,11 @@ impl Session {
         self.tags.abandon_all();
         self.fids.clear();
         self.flushes.clear();
+        self.held.clear();
+        self.hinted = false;
+        if let Some(cache) = &mut self.cache {
+            cache.change_all();
+        }
         self.msize = None;
         let msize = msize.min(self.limit.bytes());
         self.asked = Some(msize);
@@ -385,6 +480,7 @@ impl Session {
         }
         // A flush that waits here is given up here.
         self.flushes.retain(|flush| flush.near != oldtag || flush.sent.is_some());
+        self.held.retain(|held| held.tag != oldtag);
         let Some((old, kind)) = self.tags.find(oldtag) else {
             return Ok(Request::Answer(Rmessage::Rflush.encode(tag)));
         };
@@ -394,7 +490,16 @@ impl Session {
             self.flushes.push_back(Flush { deadline, sent: None, old, near: tag });
             return Ok(Request::Wait);
         }
-        let pending = Pending { near: Some(tag), kind: Kind::Tflush, undo: Undo::Flush(old) };
+        let pending = Pending {
+            near: Some(tag),
+            kind: Kind::Tflush,
+            undo: Undo::Flush(old),
+            change: Change::Nothing,
+            node: None,
+            creates: None,
+            sent: now,
+            asked: 0,
+        };
         let Some(sent) = self.tags.take(pending) else {
             self.tags.abandon(old);
             return Ok(Request::Answer(Rmessage::Rflush.encode(tag)));
@@ -407,9 +512,14 @@ impl Session {
     /// `Rflush` for the channel tag `sent`: what it flushed, if not answered, never will be.
     fn flushed(&mut self, sent: Tag, old: Tag, near: Option<Tag>, head: &Bytes) -> Reply {
         self.flushes.retain(|flush| flush.sent != Some(sent) && flush.sent != Some(old));
-        if let Some(Pending { undo: Undo::Make { near, far, .. }, .. }) = self.tags.unhold(old) {
+        if let Some(pending) = self.tags.unhold(old) {
             // It may have been done all the same; to clunk what is not there is harmless.
-            self.clunk(near, far);
+            if let Some(cache) = &mut self.cache {
+                pending.change.apply(cache);
+            }
+            if let Undo::Make { near, far, .. } = pending.undo {
+                self.clunk(near, far);
+            }
         }
         match near {
             Some(near) => Reply::Pass(self.patch(head, near, &[])),
@@ -436,11 +546,23 @@ impl Session {
         }
     }
 
-    fn own(&mut self, undo: Undo, request: &Tmessage<'_>) {
-        let pending = Pending { near: None, kind: request.kind(), undo };
-        if let Some(tag) = self.tags.take(pending) {
+    /// Makes a request of this end's own; says whether there was a tag for it.
+    fn own(&mut self, undo: Undo, request: &Tmessage<'_>) -> bool {
+        let pending = Pending {
+            near: None,
+            kind: request.kind(),
+            undo,
+            change: Change::Nothing,
+            node: None,
+            creates: None,
+            sent: self.now,
+            asked: self.cache.as_ref().map_or(0, Cache::tick),
+        };
+        let tag = self.tags.take(pending);
+        if let Some(tag) = tag {
             self.requests.push_back(request.encode(tag));
         }
+        tag.is_some()
     }
 
     /// A copy of a head with another tag and other fids.

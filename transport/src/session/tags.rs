@@ -13,8 +13,11 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
+use core::time::Duration;
+
 use bytes::Bytes;
 
+use super::change::Change;
 use crate::id::{Fid, Tag};
 use crate::ninep::Kind;
 
@@ -23,8 +26,10 @@ use crate::ninep::Kind;
 pub(super) enum Undo {
     /// Nothing.
     Nothing,
-    /// It makes a fid, if all its `names` are walked.
-    Make { near: Fid, far: Fid, names: usize },
+    /// It makes a fid, if all its `names` are walked; without names that of the node with the path `from`.
+    Make { near: Fid, far: Fid, names: usize, from: Option<u64> },
+    /// It makes a fid that the kernel has had for a while.
+    Fetch { near: Fid, far: Fid, names: usize },
     /// It ends a fid.
     End(Fid),
     /// It takes a lock: the request, with the channel's fid.
@@ -42,6 +47,16 @@ pub(super) struct Pending {
     pub(super) kind: Kind,
     /// What it leaves behind.
     pub(super) undo: Undo,
+    /// What it may change.
+    pub(super) change: Change,
+    /// The path of the node whose attributes it asks for, all of them.
+    pub(super) node: Option<u64>,
+    /// The fid that becomes a new file's.
+    pub(super) creates: Option<Fid>,
+    /// When it was sent.
+    pub(super) sent: Duration,
+    /// The time of changes then.
+    pub(super) asked: u64,
 }
 
 #[derive(Debug, Default)]
@@ -88,6 +103,11 @@ impl Tags {
         }
         self.settle(far);
         Some(pending)
+    }
+
+    /// The request at the far end that has this tag.
+    pub(super) fn get(&self, far: Tag) -> Option<&Pending> {
+        self.slots.get(usize::from(far.0))?.pending.as_ref()
     }
 
     /// The request that the kernel knows as `near`.

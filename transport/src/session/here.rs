@@ -1,0 +1,375 @@
+//! What is answered without the far end, and what waits until the far end knows of it.
+//!
+//! A walk of names that are known makes a fid that is only here. Its attributes are known as well, and
+//! most such fids end before anybody needs them at the far end. One that is needed is *fetched*: the far
+//! end is asked to walk to it, and the request that names it is held until it has.
+//!
+//! A name that is about to change is on the way of fids that are only here: those are fetched first, since
+//! the far end would not find them any more.
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use bytes::Bytes;
+
+use super::change::Change;
+use super::fids::{Place, Step, Walk};
+use super::tags::{Pending, Undo};
+use super::{EAGAIN, EBADF, ENODATA, ENOENT, ESTALE, Request, Session, SessionError};
+use crate::accel::cache::Stat;
+use crate::accel::hint::{self, Hint};
+use crate::id::{Fid, Tag};
+use crate::ninep::message::{Names, Qids, attr};
+use crate::ninep::{Kind, Packet, Rmessage, Tmessage};
+
+/// A request that waits for fids to come.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) tag: Tag,
+    /// The whole request.
+    head: Bytes,
+    /// The fids that it waits for.
+    fids: Vec<Fid>,
+}
+
+impl Session {
+    /// Answers a request here, or holds it; nothing where it goes to the far end.
+    pub(super) fn here(
+        &mut self,
+        now: Duration,
+        tag: Tag,
+        message: &Tmessage<'_>,
+        head: &Bytes,
+        body: usize,
+    ) -> Option<Request> {
+        let answer = match *message {
+            Tmessage::Twalk { fid, newfid, ref names } if fid != newfid => {
+                self.walk_here(now, fid, newfid, names).map(|reply| reply.encode(tag))
+            }
+            Tmessage::Tgetattr { fid, .. } => self.stat_here(now, fid).map(|stat| {
+                let Stat { valid, qid, attributes } = *stat;
+                Rmessage::Rgetattr { valid, qid, attributes }.encode(tag)
+            }),
+            Tmessage::Txattrwalk { fid, newfid, name } => {
+                self.xattr_here(now, fid, newfid, name).map(|reply| reply.encode(tag))
+            }
+            Tmessage::Tread { fid, offset, count } => self.value(fid, offset, count).map(|part| {
+                let count = part.len() as u32;
+                let body = if part.is_empty() { Vec::new() } else { [part].into() };
+                Rmessage::Rread { count }.with_body(tag, body)
+            }),
+            Tmessage::Tclunk { fid } => self.fids.end_here(fid).map(|unused| {
+                self.unused(unused);
+                Rmessage::Rclunk.encode(tag)
+            }),
+            _ => None,
+        };
+        if let Some(answer) = answer {
+            return Some(Request::Answer(answer));
+        }
+        self.hold(tag, message, head, body)
+    }
+
+    /// A walk of names that are known, or of none.
+    fn walk_here(
+        &mut self,
+        now: Duration,
+        fid: Fid,
+        newfid: Fid,
+        names: &Names<'_>,
+    ) -> Option<Rmessage<'static>> {
+        let cache = self.cache.as_ref()?;
+        let mut path = self.fids.path(fid)?;
+        if !self.fids.is_free(newfid) {
+            return None;
+        }
+        let (mut qids, mut steps) = (Qids::default(), Vec::new());
+        for &name in names.as_slice() {
+            let Some(qid) = cache.child(now, path, name)? else {
+                let none = qids.as_slice().is_empty();
+                return Some(if none {
+                    Rmessage::Rlerror { errno: ENOENT }
+                } else {
+                    Rmessage::Rwalk { qids }
+                });
+            };
+            qids.push(qid);
+            steps.push(Step { dir: path, name: name.into() });
+            path = qid.path;
+        }
+        let walk = self.fids.walk(fid, steps)?;
+        self.fids.bind_here(newfid, walk, path);
+        Some(Rmessage::Rwalk { qids })
+    }
+
+    fn stat_here(&self, now: Duration, fid: Fid) -> Option<&Stat> {
+        self.cache.as_ref()?.stat(now, self.fids.path(fid)?)
+    }
+
+    /// An extended attribute that is not there, or the list of those that are.
+    fn xattr_here(
+        &mut self,
+        now: Duration,
+        fid: Fid,
+        newfid: Fid,
+        name: &[u8],
+    ) -> Option<Rmessage<'static>> {
+        let known = self.cache.as_ref()?.xattrs(now, self.fids.path(fid)?)?;
+        if !name.is_empty() {
+            let there = known.iter().any(|known| known == name);
+            return (!there).then_some(Rmessage::Rlerror { errno: ENODATA });
+        }
+        if !self.fids.is_free(newfid) {
+            return None;
+        }
+        // As listxattr(2) gives them.
+        let list: Vec<u8> =
+            known.iter().flat_map(|name| [name, b"\0"]).flatten().copied().collect();
+        let size = list.len() as u64;
+        self.fids.bind_value(newfid, list.into());
+        Some(Rmessage::Rxattrwalk { size })
+    }
+
+    /// A part of a value that is held here.
+    fn value(&self, fid: Fid, offset: u64, count: u32) -> Option<Bytes> {
+        let Some(Place::Value(value)) = self.fids.place(fid) else { return None };
+        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(value.len());
+        let to = from.saturating_add(count as usize).min(value.len());
+        Some(value.slice(from..to))
+    }
+
+    /// Holds a request that needs fids at the far end which are only here.
+    fn hold(
+        &mut self,
+        tag: Tag,
+        message: &Tmessage<'_>,
+        head: &Bytes,
+        body: usize,
+    ) -> Option<Request> {
+        let error = |errno| Some(Request::Answer(Rmessage::error(tag, errno)));
+        let mut fids = Vec::new();
+        for fid in named(message).into_iter().flatten() {
+            match self.fids.place(fid) {
+                Some(Place::Here(_) | Place::Coming(_)) => fids.push(fid),
+                Some(Place::Lost(errno)) => return error(*errno),
+                Some(Place::Value(_)) => return error(EBADF),
+                Some(Place::Far(_)) | None => {}
+            }
+        }
+        let renames = match *message {
+            Tmessage::Tunlinkat { dirfid, name, .. } => [Some((dirfid, name)), None],
+            Tmessage::Trenameat { olddirfid, oldname, newdirfid, newname } => {
+                [Some((olddirfid, oldname)), Some((newdirfid, newname))]
+            }
+            _ => [None, None],
+        };
+        for (dir, name) in renames.into_iter().flatten() {
+            fids.extend(self.fids.on_the_way(self.fids.path(dir), name));
+        }
+        match *message {
+            // What these are done to is another node after it, or none to walk from.
+            Tmessage::Tlopen { fid, .. }
+            | Tmessage::Tlcreate { fid, .. }
+            | Tmessage::Txattrcreate { fid, .. } => fids.extend(self.fids.walked_from(fid)),
+            Tmessage::Twalk { fid, newfid, .. } if fid == newfid => {
+                fids.extend(self.fids.walked_from(fid));
+            }
+            Tmessage::Tclunk { fid } => fids.extend(self.fids.walked_from(fid)),
+            Tmessage::Tremove { .. } | Tmessage::Trename { .. } => {
+                fids.extend(self.fids.on_the_way(None, b""));
+            }
+            _ => {}
+        }
+        if fids.is_empty() {
+            return None;
+        }
+        if body > 0 {
+            // Nobody can have opened it.
+            return error(EBADF);
+        }
+        for fid in &fids {
+            if !self.fetch(*fid) {
+                return error(EAGAIN);
+            }
+        }
+        self.held.push_back(Held { tag, head: head.clone(), fids });
+        Some(Request::Wait)
+    }
+
+    /// Asks the far end to make what is only here.
+    fn fetch(&mut self, near: Fid) -> bool {
+        let Some((far, Walk { base, steps })) = self.fids.fetch(near) else { return true };
+        let names: Vec<&[u8]> = steps.iter().map(|step| &*step.name).collect();
+        let Some(names) = Names::new(&names) else { return false };
+        let request = Tmessage::Twalk { fid: base, newfid: far, names };
+        let sent = self.own(Undo::Fetch { near, far, names: steps.len() }, &request);
+        if !sent {
+            self.fids.release(far);
+            if let Some((_, unused)) = self.fids.fetched(near, Err(EAGAIN)) {
+                self.unused(unused);
+            }
+        }
+        sent
+    }
+
+    /// What became of it.
+    pub(super) fn fetched(&mut self, near: Fid, far: Fid, names: usize, reply: &Rmessage<'_>) {
+        let made = match reply {
+            Rmessage::Rlerror { errno } => Err(*errno),
+            Rmessage::Rwalk { qids } if qids.as_slice().len() < names => Err(ENOENT),
+            Rmessage::Rwalk { qids } => {
+                let expected = self.fids.path(near);
+                let found = qids.as_slice().last().map(|qid| qid.path).or(expected);
+                if found == expected {
+                    Ok(far)
+                } else {
+                    // Another node has the name by now. The kernel looks again (path_resolution(7)).
+                    self.own(Undo::End(far), &Tmessage::Tclunk { fid: far });
+                    Err(ESTALE)
+                }
+            }
+            _ => Err(EBADF),
+        };
+        match made {
+            Err(ESTALE) | Ok(_) => {}
+            Err(_) => self.fids.release(far),
+        }
+        let failed = made.is_err();
+        let Some((walk, unused)) = self.fids.fetched(near, made) else { return };
+        self.unused(unused);
+        if let Some(cache) = self.cache.as_mut().filter(|_| failed) {
+            for step in &walk.steps {
+                cache.change_name(step.dir, &step.name);
+            }
+        }
+    }
+
+    /// Carries on with what waits for nothing any more.
+    pub(super) fn carry_on(&mut self) -> Result<(), SessionError> {
+        let mut at = 0;
+        while let Some(held) = self.held.get(at) {
+            let waits = held.fids.iter().any(|fid| {
+                matches!(self.fids.place(*fid), Some(Place::Here(_) | Place::Coming(_)))
+            });
+            if waits {
+                at += 1;
+                continue;
+            }
+            let Some(held) = self.held.remove(at) else { break };
+            match self.handle_request(self.now, &held.head, 0)? {
+                Request::Forward(head) => self.requests.push_back(Packet::whole(head)),
+                Request::Answer(reply) => self.replies.push_back(reply),
+                Request::Wait => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A fid of the far end's that nothing here needs any more, if there is one.
+    fn unused(&mut self, far: Option<Fid>) {
+        if let Some(fid) = far {
+            self.own(Undo::End(fid), &Tmessage::Tclunk { fid });
+        }
+    }
+
+    /// Takes what the far end says beyond 9P.
+    pub(super) fn learn(&mut self, kind: Kind, message: &[u8]) -> Result<(), SessionError> {
+        let Some(cache) = self.cache.as_mut() else {
+            return Err(SessionError::BadReply(crate::ninep::DecodeError::UnknownType(kind.0)));
+        };
+        if kind == Kind::Rforget {
+            let records = hint::decode_forget(message).map_err(SessionError::BadReply)?;
+            if records.is_empty() {
+                cache.change_all();
+            }
+            for (dir, name) in records {
+                match name {
+                    b"" => cache.change_folder(dir),
+                    name => cache.change_name(dir, name),
+                }
+            }
+            return Ok(());
+        }
+        let hint = Hint::decode(message).map_err(SessionError::BadReply)?;
+        // Of a request that has been given up, or of the session before, it says nothing.
+        if let Some(pending) = self.tags.get(hint.tag).filter(|_| self.asked.is_none()) {
+            cache.learn(pending.sent, pending.asked, &hint);
+            self.hinted = true;
+        }
+        Ok(())
+    }
+
+    /// Learns from a reply.
+    pub(super) fn learn_reply(&mut self, pending: &Pending, reply: &Rmessage<'_>) {
+        let Some(cache) = self.cache.as_mut() else { return };
+        cache.heard(pending.sent);
+        // Before the change is taken out again, which would take out what is learned: nothing else may
+        // have changed the folder meanwhile.
+        let made = match (&pending.change, reply) {
+            (
+                Change::Names(names),
+                Rmessage::Rlcreate { qid, .. }
+                | Rmessage::Rmkdir { qid }
+                | Rmessage::Rsymlink { qid }
+                | Rmessage::Rmknod { qid },
+            ) => names.0[0]
+                .as_ref()
+                .filter(|(dir, _)| cache.may_learn(*dir, pending.asked))
+                .zip(Some(*qid)),
+            _ => None,
+        };
+        pending.change.apply(cache);
+        if let Some(((dir, name), qid)) = made.filter(|_| self.hinted) {
+            cache.learn_name(pending.sent, *dir, name, qid);
+        }
+        // Without hints a server's qids may not be unique.
+        if let (&Rmessage::Rgetattr { valid, qid, attributes }, Some(path), true) =
+            (reply, pending.node, self.hinted)
+        {
+            let stat = Stat { valid, qid, attributes };
+            cache.learn_stat(pending.sent, pending.asked, path, stat);
+        }
+    }
+}
+
+/// All that there is to ask for of a node's attributes.
+pub(super) const ALL: u64 = attr::BASIC | attr::BTIME;
+
+/// The fids that a request names and does not make.
+fn named(message: &Tmessage<'_>) -> [Option<Fid>; 2] {
+    match *message {
+        Tmessage::Tversion { .. }
+        | Tmessage::Tflush { .. }
+        | Tmessage::Tauth { .. }
+        | Tmessage::Tattach { .. }
+        | Tmessage::Never(..) => [None, None],
+        Tmessage::Trename { fid, dfid, .. } | Tmessage::Tlink { dfid, fid, .. } => {
+            [Some(fid), Some(dfid)]
+        }
+        Tmessage::Trenameat { olddirfid, newdirfid, .. } => [Some(olddirfid), Some(newdirfid)],
+        Tmessage::Tstatfs { fid }
+        | Tmessage::Tlopen { fid, .. }
+        | Tmessage::Tlcreate { fid, .. }
+        | Tmessage::Tsymlink { dfid: fid, .. }
+        | Tmessage::Tmknod { dfid: fid, .. }
+        | Tmessage::Treadlink { fid }
+        | Tmessage::Tgetattr { fid, .. }
+        | Tmessage::Tsetattr { fid, .. }
+        | Tmessage::Txattrwalk { fid, .. }
+        | Tmessage::Txattrcreate { fid, .. }
+        | Tmessage::Treaddir { fid, .. }
+        | Tmessage::Tfsync { fid, .. }
+        | Tmessage::Tlock { fid, .. }
+        | Tmessage::Tgetlock { fid, .. }
+        | Tmessage::Tmkdir { dfid: fid, .. }
+        | Tmessage::Tunlinkat { dirfid: fid, .. }
+        | Tmessage::Twalk { fid, .. }
+        | Tmessage::Tread { fid, .. }
+        | Tmessage::Twrite { fid, .. }
+        | Tmessage::Tclunk { fid }
+        | Tmessage::Tremove { fid } => [Some(fid), None],
+    }
+}
+
+#[cfg(test)]
+mod tests;
