@@ -104,10 +104,11 @@ pub struct Cli {
     #[arg(hide_possible_values = true, hide_short_help = true)]
     pub idmap: IdMapMode,
 
-    /// How old what is shown may be, with FUSE: 500ms, 2s, or strict (1s if not given)
+    /// How old what is shown may be: 500ms, 2s, or strict (1s if not given)
     ///
-    /// For so long this qube believes names and attributes before it asks again. `strict` asks
-    /// each time.
+    /// For so long this qube believes names and attributes before it asks again; most changes in
+    /// the other qube show sooner. What is changed through the mount itself shows at once. `strict`
+    /// asks each time.
     #[arg(long, value_name = "TIME", default_value = "1s", hide_default_value = true)]
     #[arg(hide_short_help = true)]
     pub coherence: OsString,

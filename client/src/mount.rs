@@ -216,11 +216,14 @@ fn stream(
     fuse: Option<Settings>,
 ) -> Result<Given, Failure> {
     let pair = Pair { target: plan.target.as_str().to_owned(), via: plan.via.clone() };
+    // What FUSE's kernel remembers was as old as that already when it was told.
+    let coherence = if fuse.is_some() { plan.coherence / 2 } else { plan.coherence };
     let want = Want::Stream(Stream {
         service: plan.service.clone(),
         folder: plan.folder.to_string(),
         read_only: plan.read_only,
         msize: msize.bytes(),
+        coherence: coherence.as_micros().try_into().unwrap_or(u64::MAX),
         timeout: plan.timeout.as_secs(),
         source: plan.source().into_vec(),
         fuse,

@@ -59,6 +59,8 @@ pub struct Plan {
     pub cache: CacheMode,
     /// What makes the mount.
     pub frontend: FrontEnd,
+    /// How old what is shown may be.
+    pub coherence: Duration,
     /// How FUSE is to show it.
     pub fuse: FuseOptions,
     /// Whether only reading is asked for. `service` says so too.
@@ -78,19 +80,13 @@ pub struct Plan {
 pub struct FuseOptions {
     /// Whose files they appear to be.
     pub idmap: IdMapMode,
-    /// How old what the kernel was told may become.
-    pub coherence: Duration,
     /// Others than the mounting user may see it.
     pub allow_other: bool,
 }
 
 impl FuseOptions {
     /// What nobody has asked otherwise.
-    pub const DEFAULT: FuseOptions = FuseOptions {
-        idmap: IdMapMode::User,
-        coherence: Duration::from_secs(1),
-        allow_other: false,
-    };
+    pub const DEFAULT: FuseOptions = FuseOptions { idmap: IdMapMode::User, allow_other: false };
 }
 
 /// Where a folder appears.
@@ -233,7 +229,8 @@ fn mount(cli: Cli) -> Result<Plan, Failure> {
         msize,
         cache: cli.cache,
         frontend: cli.frontend,
-        fuse: FuseOptions { idmap: cli.idmap, coherence, allow_other: cli.allow_other },
+        coherence,
+        fuse: FuseOptions { idmap: cli.idmap, allow_other: cli.allow_other },
         read_only: cli.read_only,
         flags,
         via,

@@ -20,7 +20,7 @@ use transport::ninep::message::{Qid, QidKind, VERSION};
 use transport::ninep::{Framer, Kind, Packet, Rmessage, Tmessage};
 use transport::relay::channel::{Channel, ChannelEnd};
 use transport::relay::class::class;
-use transport::relay::links::{Command, LinkId, Links, Notice, Right};
+use transport::relay::links::{Command, LinkId, Links, Notice, Right, Terms};
 use transport::relay::mailbox::Sender;
 use transport::relay::pump::{self, Context, Role};
 use transport::relay::ready::Ready;
@@ -166,8 +166,9 @@ impl Client {
     fn ask(&mut self, right: Right, fd: Option<OwnedFd>) -> LinkId {
         let id = LinkId(self.next);
         self.next += 1;
-        let (limit, stats) = (Msize::MAX, Arc::default());
-        self.commands.send(Command::Open { id, right, limit, fd, stats });
+        let terms = Terms { limit: Msize::MAX, coherence: Duration::ZERO };
+        let stats = Arc::default();
+        self.commands.send(Command::Open { id, right, terms, fd, stats });
         id
     }
 

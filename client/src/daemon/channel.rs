@@ -21,7 +21,7 @@ use transport::id::Msize;
 use transport::mux::Reason;
 use transport::mux::preface::ServerHello;
 use transport::relay::channel::ChannelEnd;
-use transport::relay::links::{Command, LinkId, Links, Notice, Notify, Plane, Right};
+use transport::relay::links::{Command, LinkId, Links, Notice, Notify, Plane, Right, Terms};
 use transport::relay::mailbox::Sender;
 use transport::stats::StreamStats;
 
@@ -107,8 +107,8 @@ pub struct Stream {
     channel: Rc<Channel>,
     /// Its name towards the data plane.
     pub id: LinkId,
-    /// The most that its msize can be.
-    pub limit: Msize,
+    /// How it is: its limit is the most that its msize can be.
+    pub terms: Terms,
     /// What it has done.
     pub stats: Arc<StreamStats>,
     /// Told when it has ended, and why.
@@ -215,7 +215,7 @@ impl Channel {
     pub async fn open(
         self: &Rc<Self>,
         right: Right,
-        limit: Msize,
+        terms: Terms,
         fd: Option<OwnedFd>,
     ) -> Result<Stream, NoStream> {
         if !self.is_alive() {
@@ -227,11 +227,11 @@ impl Channel {
         let (end, ended) = oneshot::channel();
         self.openings.borrow_mut().insert(id, opening);
         self.ended.borrow_mut().insert(id, end);
-        let mut stream = Stream { channel: Rc::clone(self), id, limit, stats, ended };
+        let mut stream = Stream { channel: Rc::clone(self), id, terms, stats, ended };
         let stats = Arc::clone(&stream.stats);
         self.counted.borrow_mut().open.push(Arc::clone(&stats));
-        self.commands.send(Command::Open { id, right, limit, fd, stats });
-        stream.limit = opened.await.unwrap_or(Err(NoStream::Channel))?;
+        self.commands.send(Command::Open { id, right, terms, fd, stats });
+        stream.terms.limit = opened.await.unwrap_or(Err(NoStream::Channel))?;
         Ok(stream)
     }
 

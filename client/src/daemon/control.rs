@@ -22,7 +22,7 @@ use crate::frontend::fuse;
 use crate::sys;
 
 /// The form of these messages; a daemon of another is told so.
-pub const FORM: u32 = 3;
+pub const FORM: u32 = 4;
 
 /// What the command line wants.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -64,6 +64,8 @@ pub struct Stream {
     pub read_only: bool,
     /// The largest msize wanted, in bytes.
     pub msize: u32,
+    /// Microseconds that what is answered without the far end may be old; 0: nothing is.
+    pub coherence: u64,
     /// Seconds that the far end may take from its first byte on.
     pub timeout: u64,
     /// What the mount's source is, as the kernel shows it.

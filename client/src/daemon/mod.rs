@@ -36,7 +36,7 @@ use tokio::process::ChildStderr;
 use tokio::sync::Notify;
 use transport::id::Msize;
 use transport::local::MessageSocket;
-use transport::relay::links::{LinkId, Right};
+use transport::relay::links::{LinkId, Right, Terms};
 
 use self::call::Call;
 use self::channel::{Channel, Lease, NoStream, Stage, Stream};
@@ -250,6 +250,7 @@ impl Daemon {
     ) -> Result<(), Failure> {
         let limit = Msize::new(want.msize)
             .ok_or_else(|| Failure::new(Exit::Msize, "the msize is out of range"))?;
+        let terms = Terms { limit, coherence: Duration::from_micros(want.coherence) };
         let (near, far) = match &listener {
             Some(_) => (None, None),
             None => {
@@ -259,7 +260,7 @@ impl Daemon {
             }
         };
         let opened = tokio::select! {
-            opened = self.open(connection, &want, limit, far) => opened?,
+            opened = self.open(connection, &want, terms, far) => opened?,
             // The person pressed Ctrl-C: dropping the other branch takes everything back.
             _ = connection.receive::<Mounted>() => return Ok(()),
         };
@@ -267,7 +268,7 @@ impl Daemon {
         let Opened { lease: _lease, channel, mut stream, qube } = opened;
         let (near, serving) = match (near, want.fuse) {
             (Some(near), Some(settings)) => {
-                let serving = fuse::start(near, stream.limit, settings)
+                let serving = fuse::start(near, stream.terms.limit, settings)
                     .map_err(|error| Failure::new(Exit::Other, format!("no thread: {error}")))?;
                 match self.attach(connection, &mut stream, serving, &want).await? {
                     Some(serving) => (None, Some(serving)),
@@ -276,7 +277,10 @@ impl Daemon {
             }
             (near, _) => (near, None),
         };
-        log::info(format_args!("opened {} of {qube}, msize at most {}", want.folder, stream.limit));
+        log::info(format_args!(
+            "opened {} of {qube}, msize at most {}",
+            want.folder, stream.terms.limit
+        ));
         let booked = Rc::new(Booked {
             qube: qube.clone(),
             folder: want.folder.clone(),
@@ -290,7 +294,7 @@ impl Daemon {
         });
         let id = self.next.replace(self.next.get() + 1);
         self.mounts.borrow_mut().insert(id, Rc::clone(&booked));
-        let ready = Event::Ready { msize: stream.limit.bytes(), qube };
+        let ready = Event::Ready { msize: stream.terms.limit.bytes(), qube };
         connection.send(&ready, near.as_ref().map(std::os::fd::AsFd::as_fd)).await;
         // Held open here it would outlive the mount.
         drop(near);
@@ -374,9 +378,9 @@ impl Daemon {
         let accept = async {
             while let Ok((client, _)) = listener.accept().await {
                 let channel = Rc::clone(channel);
-                let (right, limit) = (Right::Sibling(base.id), base.limit);
+                let (right, terms) = (Right::Sibling(base.id), base.terms);
                 let booked = Rc::clone(booked);
-                sessions.spawn_local(session(channel, right, limit, client, booked));
+                sessions.spawn_local(session(channel, right, terms, client, booked));
             }
         };
         tokio::select! {
@@ -402,7 +406,7 @@ impl Daemon {
         self: &Rc<Self>,
         connection: &Connection,
         want: &control::Stream,
-        limit: Msize,
+        terms: Terms,
         fd: Option<OwnedFd>,
     ) -> Result<Opened, Failure> {
         let target = self.pair.target.as_str();
@@ -433,12 +437,12 @@ impl Daemon {
                 // The right to make one is held until this one is established: a second mount at the
                 // same moment finds it rather than makes another.
                 let lease = channel.lease();
-                let stream = self.first(&channel, limit, fd, want).await?;
+                let stream = self.first(&channel, terms, fd, want).await?;
                 let qube = qube_name(&channel, target);
                 return Ok(Opened { lease, channel, stream, qube });
             }
         };
-        let stream = match tokio::time::timeout(time, channel.open(right, limit, fd)).await {
+        let stream = match tokio::time::timeout(time, channel.open(right, terms, fd)).await {
             Err(_) => return Err(failure::stalled(target, want.timeout)),
             Ok(Err(NoStream::Refused(reason))) => {
                 return Err(failure::refused(target, &want.folder, &reason));
@@ -474,7 +478,7 @@ impl Daemon {
     async fn first(
         &self,
         channel: &Rc<Channel>,
-        limit: Msize,
+        terms: Terms,
         fd: Option<OwnedFd>,
         want: &control::Stream,
     ) -> Result<Stream, Failure> {
@@ -487,7 +491,7 @@ impl Daemon {
             tokio::time::sleep(Duration::from_secs(want.timeout)).await;
         };
         let opened = tokio::select! {
-            opened = channel.open(Right::Own, limit, fd) => opened,
+            opened = channel.open(Right::Own, terms, fd) => opened,
             () = limited => return Err(failure::stalled(target, want.timeout)),
         };
         match opened {
@@ -564,12 +568,12 @@ async fn stall(stats: &transport::stats::StreamStats, seconds: u64) {
 async fn session(
     channel: Rc<Channel>,
     right: Right,
-    limit: Msize,
+    terms: Terms,
     client: UnixStream,
     booked: Rc<Booked>,
 ) {
     let Ok(client) = client.into_std() else { return };
-    let Ok(mut stream) = channel.open(right, limit, Some(OwnedFd::from(client))).await else {
+    let Ok(mut stream) = channel.open(right, terms, Some(OwnedFd::from(client))).await else {
         return;
     };
     let stats = std::sync::Arc::clone(&stream.stats);

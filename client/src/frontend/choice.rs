@@ -62,9 +62,9 @@ impl Choice {
     /// What of `plan` this one has no use for, in words.
     pub fn warning(&self, plan: &Plan) -> Option<&'static str> {
         match self {
-            Choice::V9fs(_) if plan.fuse != FuseOptions::DEFAULT => Some(
-                "--idmap, --coherence and --allow-other are FUSE's; v9fs takes no notice of them",
-            ),
+            Choice::V9fs(_) if plan.fuse != FuseOptions::DEFAULT => {
+                Some("--idmap and --allow-other are FUSE's; v9fs takes no notice of them")
+            }
             Choice::Fuse(_) if plan.cache != CacheMode::Auto => {
                 Some("--cache is v9fs's; FUSE takes no notice of it (--coherence is its own)")
             }

@@ -40,6 +40,10 @@ pub const MAX_XATTRS: usize = 16;
 /// Bytes of all their names together, with the two of each one's length.
 pub const MAX_XATTR_BYTES: usize = 512;
 
+/// Bytes of the longest `Rforget`. What is longer could not go before all other messages; where there is
+/// more to take back, everything is.
+pub const MAX_FORGET: usize = 32 << 10;
+
 const HAS_NODE: u8 = 1;
 const NODE_WATCHED: u8 = 2;
 const NAMES_WATCHED: u8 = 1;

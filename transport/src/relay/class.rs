@@ -1,5 +1,6 @@
 //! Which lane of the channel a message takes.
 
+use crate::accel::hint::MAX_FORGET;
 use crate::mux::Class;
 use crate::ninep::Kind;
 
@@ -12,6 +13,8 @@ pub const SMALL: usize = 8 * 1024 + 24;
 pub fn class(kind: Kind, size: usize) -> Class {
     match kind {
         Kind::Tflush | Kind::Rflush | Kind::Tversion | Kind::Rversion => Class::Bulk,
+        // Before any reply to a request that came after what it takes back.
+        Kind::Rforget if size <= MAX_FORGET => Class::Small,
         _ if size > SMALL => Class::Bulk,
         _ => Class::Small,
     }

@@ -20,7 +20,7 @@ use super::class::class;
 use super::outbox::{Outbox, Written};
 use super::pump::Context;
 use super::ready::Ready;
-use crate::id::{Msize, StreamId, Tag};
+use crate::id::{StreamId, Tag};
 use crate::mux::{Pieces, SendError};
 use crate::ninep::packet::Header;
 use crate::ninep::{DecodeError, Framer, Item, Kind, Packet};
@@ -112,12 +112,11 @@ impl Incoming {
 }
 
 impl Link {
-    /// Joins `fd`, an end of a stream socket or the like, to `stream`. Its msize will be at most
-    /// `limit`.
+    /// Joins `fd`, an end of a stream socket or the like, to `stream`, with `session` in between.
     pub fn new(
         stream: StreamId,
         fd: OwnedFd,
-        limit: Msize,
+        session: Session,
         stats: Arc<StreamStats>,
         registry: &Registry,
         token: Token,
@@ -125,7 +124,6 @@ impl Link {
         rustix::io::ioctl_fionbio(&fd, true)?;
         let interest = Interest::READABLE | Interest::WRITABLE;
         registry.register(&mut SourceFd(&fd.as_raw_fd()), token, interest)?;
-        let session = Session::new(limit);
         let max = session.max_message();
         Ok(Link {
             stream,

@@ -19,9 +19,11 @@ use super::mailbox::{Mailbox, Sender};
 use super::pump::{self, BELL, Context, EVENTS, FIRST, Role};
 use super::ready::Ready;
 use super::spin::Spin;
+use crate::accel::{Budget, Cache};
 use crate::id::{Msize, StreamId};
 use crate::mux::preface::{Capabilities, ClientHello, Role as CallRole, ServerHello};
 use crate::mux::{Authorisation, Code, Config, Connection, Event, Open, Reason, Side};
+use crate::session::Session;
 use crate::stats::StreamStats;
 
 /// A stream's name between the data plane and its owner.
@@ -39,6 +41,15 @@ pub enum Right {
     Sibling(LinkId),
 }
 
+/// How a stream is to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Terms {
+    /// The largest msize wanted.
+    pub limit: Msize,
+    /// How old what is answered without the far end may be; zero: nothing is.
+    pub coherence: Duration,
+}
+
 /// What the owner wants.
 #[derive(Debug)]
 pub enum Command {
@@ -48,8 +59,8 @@ pub enum Command {
         id: LinkId,
         /// By what right.
         right: Right,
-        /// The largest msize wanted.
-        limit: Msize,
+        /// How it is to be.
+        terms: Terms,
         /// The 9P socket to join; none for a stream that only keeps its right.
         fd: Option<OwnedFd>,
         /// Where it is counted.
@@ -101,12 +112,14 @@ pub struct Links {
     /// Whose socket has which readiness token, counted from [`FIRST`].
     ready: Vec<Option<StreamId>>,
     finishing: bool,
+    /// What all streams may remember.
+    budget: Arc<Budget>,
 }
 
 /// A stream that is open, or about to be.
 struct Stream {
     id: LinkId,
-    limit: Msize,
+    terms: Terms,
     stats: Arc<StreamStats>,
     /// The 9P socket, until the stream is open.
     fd: Option<OwnedFd>,
@@ -157,6 +170,7 @@ impl Links {
             ids: HashMap::new(),
             ready: Vec::new(),
             finishing: false,
+            budget: Arc::default(),
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Plane { poll, channel, links, spin: Spin::new(cores > 1) })
@@ -168,7 +182,7 @@ impl Links {
 
     fn command(&mut self, cx: &mut Context<'_>, command: Command) {
         match command {
-            Command::Open { id, right, limit, fd, stats } => {
+            Command::Open { id, right, terms, fd, stats } => {
                 let authorisation = match right {
                     Right::Own => Some(Authorisation::Own),
                     Right::Token(token) => Some(Authorisation::Token(token)),
@@ -177,12 +191,13 @@ impl Links {
                     }
                 };
                 let opened = authorisation.map(|authorisation| {
-                    cx.mux.open(Open { authorisation, msize: limit.bytes(), flags: 0 })
+                    let flags = if terms.coherence.is_zero() { 0 } else { Open::HINTS };
+                    cx.mux.open(Open { authorisation, msize: terms.limit.bytes(), flags })
                 });
                 match opened {
                     Some(Ok(stream)) => {
                         self.ids.insert(id, stream);
-                        self.streams.insert(stream, Stream { id, limit, stats, fd, link: None });
+                        self.streams.insert(stream, Stream { id, terms, stats, fd, link: None });
                     }
                     Some(Err(error)) => {
                         let reason = Reason::new(Code::GOING_AWAY, error.to_string());
@@ -220,12 +235,17 @@ impl Links {
     fn join(&mut self, cx: &mut Context<'_>, id: StreamId, msize: u32) -> Result<Msize, Reason> {
         let gone = || Reason::new(Code::INTERNAL, "no such stream");
         let stream = self.streams.get_mut(&id).ok_or_else(gone)?;
-        let limit = Msize::new(msize.min(stream.limit.bytes()))
+        let limit = Msize::new(msize.min(stream.terms.limit.bytes()))
             .ok_or_else(|| Reason::new(Code::PROTOCOL, "an msize out of range"))?;
         if let Some(fd) = stream.fd.take() {
             let at = self.ready.iter().position(Option::is_none).unwrap_or(self.ready.len());
             let stats = Arc::clone(&stream.stats);
-            let link = Link::new(id, fd, limit, stats, cx.registry, Readiness(FIRST + at));
+            let mut session = Session::new(limit);
+            if !stream.terms.coherence.is_zero() {
+                let budget = Arc::clone(&self.budget);
+                session = session.with_cache(Cache::new(stream.terms.coherence, budget));
+            }
+            let link = Link::new(id, fd, session, stats, cx.registry, Readiness(FIRST + at));
             let link = link.map_err(|error| Reason::new(Code::RESOURCES, error.to_string()))?;
             stream.link = Some((link, at));
             if at == self.ready.len() {

@@ -84,7 +84,7 @@ impl Fuse {
             crate::cli::IdMapMode::User => Wish::User(uid, gid),
             crate::cli::IdMapMode::None => Wish::None,
         };
-        Settings { idmap, lifetime: plan.fuse.coherence }
+        Settings { idmap, lifetime: plan.coherence / 2 }
     }
 
     /// Mounts the folder of `plan` on `mount_point`; gives the descriptor by which it is served.
