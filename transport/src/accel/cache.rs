@@ -135,6 +135,16 @@ impl Cache {
         self.is_good(now, child.age).then_some(child.qid)
     }
 
+    /// The path of the node that a name led to when it was last heard of.
+    pub fn leads_to(&self, dir: u64, name: &[u8]) -> Option<u64> {
+        self.names.get(&dir)?.get(name)?.qid.map(|qid| qid.path)
+    }
+
+    /// The size of a regular file when it was last heard of.
+    pub fn size(&self, path: u64) -> Option<u64> {
+        self.nodes.get(&path).and_then(|known| regular_size(&known.stat.attributes))
+    }
+
     /// A node's attributes, if they are known.
     pub fn stat(&self, now: Duration, path: u64) -> Option<&Stat> {
         self.node(now, path).map(|known| &known.stat)
@@ -326,6 +336,11 @@ impl Cache {
         self.count -= count;
         self.budget.give(count);
     }
+}
+
+/// A regular file's size; nothing for what is none.
+pub fn regular_size(attributes: &Attributes) -> Option<u64> {
+    (attributes.mode & 0o170_000 == 0o100_000).then_some(attributes.size)
 }
 
 impl Drop for Cache {

@@ -340,6 +340,10 @@ impl Link {
                 payload.into_iter().for_each(|(piece, worth)| self.outbox.push(piece, worth));
             }
             Reply::Drop => cx.mux.consumed(self.stream, worth + body as u32),
+            Reply::Keep => {
+                cx.mux.consumed(self.stream, worth + body as u32);
+                self.session.keep(payload.into_iter().map(|(piece, _)| piece).collect());
+            }
         }
         self.limits();
         // What the session has to add comes behind the reply that made it.

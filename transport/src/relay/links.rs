@@ -19,7 +19,7 @@ use super::mailbox::{Mailbox, Sender};
 use super::pump::{self, BELL, Context, EVENTS, FIRST, Role};
 use super::ready::Ready;
 use super::spin::Spin;
-use crate::accel::{Budget, Cache};
+use crate::accel::{Accel, Shared};
 use crate::id::{Msize, StreamId};
 use crate::mux::preface::{Capabilities, ClientHello, Role as CallRole, ServerHello};
 use crate::mux::{Authorisation, Code, Config, Connection, Event, Open, Reason, Side};
@@ -113,7 +113,7 @@ pub struct Links {
     ready: Vec<Option<StreamId>>,
     finishing: bool,
     /// What all streams may remember.
-    budget: Arc<Budget>,
+    shared: Shared,
 }
 
 /// A stream that is open, or about to be.
@@ -170,7 +170,7 @@ impl Links {
             ids: HashMap::new(),
             ready: Vec::new(),
             finishing: false,
-            budget: Arc::default(),
+            shared: Shared::default(),
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Plane { poll, channel, links, spin: Spin::new(cores > 1) })
@@ -242,8 +242,7 @@ impl Links {
             let stats = Arc::clone(&stream.stats);
             let mut session = Session::new(limit);
             if !stream.terms.coherence.is_zero() {
-                let budget = Arc::clone(&self.budget);
-                session = session.with_cache(Cache::new(stream.terms.coherence, budget));
+                session = session.with_accel(Accel::new(stream.terms.coherence, &self.shared));
             }
             let link = Link::new(id, fd, session, stats, cx.registry, Readiness(FIRST + at));
             let link = link.map_err(|error| Reason::new(Code::RESOURCES, error.to_string()))?;

@@ -1,9 +1,9 @@
-//! What a request may change: taken out of the cache before it is sent, and again when it is answered.
+//! What a request may change: taken out of what is known before it is sent, and again when it is answered.
 
 use alloc::boxed::Box;
 
 use super::fids::Fids;
-use crate::accel::Cache;
+use crate::accel::Accel;
 use crate::id::Fid;
 use crate::ninep::Tmessage;
 use crate::ninep::message::{lock, open};
@@ -63,17 +63,17 @@ impl Change {
     }
 
     /// Takes it out of what is known.
-    pub(super) fn apply(&self, cache: &mut Cache) {
+    pub(super) fn apply(&self, accel: &mut Accel) {
         match self {
             Change::Nothing => {}
-            Change::Node(path) => cache.change_node(*path),
+            Change::Node(path) => accel.change_node(*path),
             Change::Names(names) => {
                 for (dir, name) in names.0.iter().flatten() {
-                    cache.change_name(*dir, name);
+                    accel.change_name(*dir, name);
                 }
-                names.1.into_iter().for_each(|path| cache.change_node(path));
+                names.1.into_iter().for_each(|path| accel.change_node(path));
             }
-            Change::All => cache.change_all(),
+            Change::All => accel.change_all(),
         }
     }
 }

@@ -93,11 +93,13 @@ struct Near {
     path: Option<u64>,
     /// It is open at the far end, and not to be kept so.
     open: bool,
+    /// It is open with `O_DIRECT`: what it reads is not to come from any memory.
+    direct: bool,
 }
 
 impl Near {
     fn new(place: Place, path: Option<u64>) -> Near {
-        Near { place, path, open: false }
+        Near { place, path, open: false, direct: false }
     }
 }
 
@@ -216,10 +218,16 @@ impl Fids {
     }
 
     /// `near` is about to be opened.
-    pub(super) fn set_open(&mut self, near: Fid) {
+    pub(super) fn set_open(&mut self, near: Fid, direct: bool) {
         if let Some(known) = self.near.get_mut(&near) {
-            known.open = true;
+            (known.open, known.direct) = (true, direct);
         }
+    }
+
+    /// Whether what `near` reads may come from memory.
+    pub(super) fn may_be_read_ahead(&self, near: Fid) -> bool {
+        let near = self.near.get(&near);
+        near.is_some_and(|near| near.open && !near.direct && matches!(near.place, Place::Far(_)))
     }
 
     /// Whether there can be a fid of that number.

@@ -16,9 +16,10 @@ use super::change::Change;
 use super::fids::{Place, Step, Walk};
 use super::tags::{Pending, Undo};
 use super::{EAGAIN, EBADF, ENODATA, ENOENT, ESTALE, Request, Session, SessionError};
-use crate::accel::cache::Stat;
+use crate::accel::ahead::{Ask, Done, Read, Wanted};
+use crate::accel::cache::{Stat, regular_size};
 use crate::accel::hint::{self, Hint};
-use crate::id::{Fid, Tag};
+use crate::id::{Fid, Msize, Tag};
 use crate::ninep::message::{Names, Qids, attr};
 use crate::ninep::{Kind, Packet, Rmessage, Tmessage};
 
@@ -42,6 +43,11 @@ impl Session {
         head: &Bytes,
         body: usize,
     ) -> Option<Request> {
+        if let (Tmessage::Tclunk { fid } | Tmessage::Tremove { fid }, Some(accel)) =
+            (message, &mut self.accel)
+        {
+            accel.ahead.end(*fid);
+        }
         let answer = match *message {
             Tmessage::Twalk { fid, newfid, ref names } if fid != newfid => {
                 self.walk_here(now, fid, newfid, names).map(|reply| reply.encode(tag))
@@ -53,11 +59,15 @@ impl Session {
             Tmessage::Txattrwalk { fid, newfid, name } => {
                 self.xattr_here(now, fid, newfid, name).map(|reply| reply.encode(tag))
             }
-            Tmessage::Tread { fid, offset, count } => self.value(fid, offset, count).map(|part| {
-                let count = part.len() as u32;
-                let body = if part.is_empty() { Vec::new() } else { [part].into() };
-                Rmessage::Rread { count }.with_body(tag, body)
-            }),
+            Tmessage::Tread { fid, offset, count } => match self.value(fid, offset, count) {
+                Some(part) => Some(read(tag, [part].into())),
+                None => {
+                    if let Some(request) = self.read_here(now, Wanted { tag, fid, offset, count }) {
+                        return Some(request);
+                    }
+                    None
+                }
+            },
             Tmessage::Tclunk { fid } => self.fids.end_here(fid).map(|unused| {
                 self.unused(unused);
                 Rmessage::Rclunk.encode(tag)
@@ -78,7 +88,7 @@ impl Session {
         newfid: Fid,
         names: &Names<'_>,
     ) -> Option<Rmessage<'static>> {
-        let cache = self.cache.as_ref()?;
+        let cache = &self.accel.as_ref()?.cache;
         let mut path = self.fids.path(fid)?;
         if !self.fids.is_free(newfid) {
             return None;
@@ -103,7 +113,7 @@ impl Session {
     }
 
     fn stat_here(&self, now: Duration, fid: Fid) -> Option<&Stat> {
-        self.cache.as_ref()?.stat(now, self.fids.path(fid)?)
+        self.accel.as_ref()?.cache.stat(now, self.fids.path(fid)?)
     }
 
     /// An extended attribute that is not there, or the list of those that are.
@@ -114,7 +124,7 @@ impl Session {
         newfid: Fid,
         name: &[u8],
     ) -> Option<Rmessage<'static>> {
-        let known = self.cache.as_ref()?.xattrs(now, self.fids.path(fid)?)?;
+        let known = self.accel.as_ref()?.cache.xattrs(now, self.fids.path(fid)?)?;
         if !name.is_empty() {
             let there = known.iter().any(|known| known == name);
             return (!there).then_some(Rmessage::Rlerror { errno: ENODATA });
@@ -237,9 +247,9 @@ impl Session {
         let failed = made.is_err();
         let Some((walk, unused)) = self.fids.fetched(near, made) else { return };
         self.unused(unused);
-        if let Some(cache) = self.cache.as_mut().filter(|_| failed) {
+        if let Some(accel) = self.accel.as_mut().filter(|_| failed) {
             for step in &walk.steps {
-                cache.change_name(step.dir, &step.name);
+                accel.forget(step.dir, &step.name);
             }
         }
     }
@@ -274,26 +284,32 @@ impl Session {
 
     /// Takes what the far end says beyond 9P.
     pub(super) fn learn(&mut self, kind: Kind, message: &[u8]) -> Result<(), SessionError> {
-        let Some(cache) = self.cache.as_mut() else {
+        let Some(accel) = self.accel.as_mut() else {
             return Err(SessionError::BadReply(crate::ninep::DecodeError::UnknownType(kind.0)));
         };
         if kind == Kind::Rforget {
             let records = hint::decode_forget(message).map_err(SessionError::BadReply)?;
             if records.is_empty() {
-                cache.change_all();
+                accel.change_all();
             }
             for (dir, name) in records {
                 match name {
-                    b"" => cache.change_folder(dir),
-                    name => cache.change_name(dir, name),
+                    b"" => accel.forget_folder(dir),
+                    name => accel.forget(dir, name),
                 }
             }
+            self.pump();
             return Ok(());
         }
         let hint = Hint::decode(message).map_err(SessionError::BadReply)?;
         // Of a request that has been given up, or of the session before, it says nothing.
         if let Some(pending) = self.tags.get(hint.tag).filter(|_| self.asked.is_none()) {
-            cache.learn(pending.sent, pending.asked, &hint);
+            accel.cache.learn(pending.sent, pending.asked, &hint);
+            for node in hint.entries.iter().filter_map(|entry| entry.node) {
+                if let Some(size) = regular_size(&node.attributes) {
+                    accel.ahead.set_size(node.qid.path, size);
+                }
+            }
             self.hinted = true;
         }
         Ok(())
@@ -301,8 +317,8 @@ impl Session {
 
     /// Learns from a reply.
     pub(super) fn learn_reply(&mut self, pending: &Pending, reply: &Rmessage<'_>) {
-        let Some(cache) = self.cache.as_mut() else { return };
-        cache.heard(pending.sent);
+        let Some(accel) = self.accel.as_mut() else { return };
+        accel.cache.heard(pending.sent);
         // Before the change is taken out again, which would take out what is learned: nothing else may
         // have changed the folder meanwhile.
         let made = match (&pending.change, reply) {
@@ -314,22 +330,117 @@ impl Session {
                 | Rmessage::Rmknod { qid },
             ) => names.0[0]
                 .as_ref()
-                .filter(|(dir, _)| cache.may_learn(*dir, pending.asked))
+                .filter(|(dir, _)| accel.cache.may_learn(*dir, pending.asked))
                 .zip(Some(*qid)),
             _ => None,
         };
-        pending.change.apply(cache);
+        pending.change.apply(accel);
         if let Some(((dir, name), qid)) = made.filter(|_| self.hinted) {
-            cache.learn_name(pending.sent, *dir, name, qid);
+            accel.cache.learn_name(pending.sent, *dir, name, qid);
         }
         // Without hints a server's qids may not be unique.
-        if let (&Rmessage::Rgetattr { valid, qid, attributes }, Some(path), true) =
-            (reply, pending.node, self.hinted)
-        {
+        let (&Rmessage::Rgetattr { valid, qid, attributes }, Some(path)) = (reply, pending.node)
+        else {
+            return;
+        };
+        if let Some(size) = regular_size(&attributes) {
+            accel.ahead.set_size(path, size);
+        }
+        if self.hinted {
             let stat = Stat { valid, qid, attributes };
-            cache.learn_stat(pending.sent, pending.asked, path, stat);
+            accel.cache.learn_stat(pending.sent, pending.asked, path, stat);
         }
     }
+
+    /// A read that may have been asked for already.
+    fn read_here(&mut self, now: Duration, wanted: Wanted) -> Option<Request> {
+        let payload = self.msize?.bytes().saturating_sub(Msize::IO_HEADER);
+        if !self.fids.may_be_read_ahead(wanted.fid) {
+            return None;
+        }
+        let path = self.fids.path(wanted.fid);
+        let accel = self.accel.as_mut()?;
+        let size = path.and_then(|path| accel.cache.size(path));
+        let done = accel.ahead.read(now, wanted, path, size, payload);
+        self.pump();
+        match done {
+            Read::Forward => None,
+            Read::Answer(data) => Some(Request::Answer(read(wanted.tag, data))),
+            Read::Wait => Some(Request::Wait),
+        }
+    }
+
+    /// Takes the payload of a reply that [`handle_reply`](Session::handle_reply) said to keep.
+    pub fn keep(&mut self, payload: Vec<Bytes>) {
+        if let Some((near, id)) = self.keeping.take() {
+            self.arrived(near, id, Some(payload));
+            self.pump();
+        }
+    }
+
+    /// A block that was read ahead has come, or could not be read.
+    pub(super) fn arrived(&mut self, near: Fid, id: u64, data: Option<Vec<Bytes>>) {
+        if let Some(accel) = &mut self.accel {
+            accel.ahead.arrived(near, id, data);
+        }
+    }
+
+    /// The size of a file that is read has come.
+    pub(super) fn sized(&mut self, near: Fid, reply: &Rmessage<'_>) {
+        let size = match reply {
+            Rmessage::Rgetattr { attributes, .. } => regular_size(attributes),
+            _ => None,
+        };
+        if let Some(accel) = &mut self.accel {
+            accel.ahead.sized(near, size);
+        }
+    }
+
+    /// Asks what is to be asked ahead, and goes on with who waited for it.
+    pub(super) fn pump(&mut self) {
+        while let Some(ask) = self.accel.as_mut().and_then(|accel| accel.ahead.poll_ask()) {
+            let (Ask::Size(near) | Ask::Block { fid: near, .. }) = ask;
+            let far = match self.fids.place(near) {
+                Some(Place::Far(far)) => Some(*far),
+                _ => None,
+            };
+            let sent = far.is_some_and(|fid| match ask {
+                Ask::Size(near) => {
+                    self.own(Undo::Size(near), &Tmessage::Tgetattr { fid, mask: ALL })
+                }
+                Ask::Block { id, offset, count, .. } => {
+                    self.own(Undo::Ahead { near, id }, &Tmessage::Tread { fid, offset, count })
+                }
+            });
+            match (ask, &mut self.accel) {
+                (Ask::Size(near), Some(accel)) if !sent => accel.ahead.sized(near, None),
+                (Ask::Block { id, .. }, Some(accel)) if !sent => {
+                    accel.ahead.arrived(near, id, None);
+                }
+                _ => {}
+            }
+        }
+        while let Some(done) = self.accel.as_mut().and_then(|accel| accel.ahead.poll_done()) {
+            match done {
+                Done::Answer(tag, data) => self.replies.push_back(read(tag, data)),
+                Done::Forward(Wanted { tag, fid, offset, count }) => {
+                    let message = Tmessage::Tread { fid, offset, count };
+                    match self.forward(self.now, tag, &message, &message.encode(tag).head) {
+                        Request::Forward(head) => self.requests.push_back(Packet::whole(head)),
+                        Request::Answer(reply) => self.replies.push_back(reply),
+                        Request::Wait => {}
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// An `Rread`.
+fn read(tag: Tag, mut data: Vec<Bytes>) -> Packet {
+    data.retain(|piece| !piece.is_empty());
+    let count = data.iter().map(Bytes::len).sum::<usize>() as u32;
+    Rmessage::Rread { count }.with_body(tag, data)
 }
 
 /// All that there is to ask for of a node's attributes.

@@ -36,9 +36,9 @@ use core::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::accel::Cache;
+use crate::accel::Accel;
 use crate::id::{Fid, Msize, Tag};
-use crate::ninep::message::{VERSION, lock};
+use crate::ninep::message::{VERSION, lock, open};
 use crate::ninep::packet::{HEADER, Header};
 use crate::ninep::{DecodeError, Kind, Packet, Rmessage, Tmessage};
 use change::Change;
@@ -118,6 +118,8 @@ pub enum Reply {
     Pass(Bytes),
     /// Nobody waits for it any more: it and its payload are dropped.
     Drop,
+    /// Its payload goes to [`Session::keep`].
+    Keep,
 }
 
 /// One 9P conversation, seen from between its two ends.
@@ -142,7 +144,9 @@ pub struct Session {
     requests: VecDeque<Packet>,
     replies: VecDeque<Packet>,
     /// What is known without asking; none where nothing may be answered from memory.
-    cache: Option<Cache>,
+    accel: Option<Accel>,
+    /// The block whose payload is about to come.
+    keeping: Option<(Fid, u64)>,
     /// The far end has given a hint.
     hinted: bool,
     /// Requests that wait for fids to be made at the far end, oldest first.
@@ -177,7 +181,8 @@ impl Session {
             flushes: VecDeque::new(),
             requests: VecDeque::new(),
             replies: VecDeque::new(),
-            cache: None,
+            accel: None,
+            keeping: None,
             hinted: false,
             held: VecDeque::new(),
             now: Duration::ZERO,
@@ -185,10 +190,10 @@ impl Session {
         }
     }
 
-    /// The same with a memory of what the far end says beyond 9P.
+    /// The same with a memory of what the far end said and of what was read ahead.
     #[must_use]
-    pub fn with_cache(self, cache: Cache) -> Session {
-        Session { cache: Some(cache), ..self }
+    pub fn with_accel(self, accel: Accel) -> Session {
+        Session { accel: Some(accel), ..self }
     }
 
     /// The msize that both ends agreed on, once they did.
@@ -204,7 +209,8 @@ impl Session {
     /// Requests that the kernel waits for.
     pub fn in_flight(&self) -> usize {
         let kept_here = self.flushes.iter().filter(|flush| flush.sent.is_none()).count();
-        let held = kept_here + self.held.len();
+        let ahead = self.accel.as_ref().map_or(0, |accel| accel.ahead.waiting().len());
+        let held = kept_here + self.held.len() + ahead;
         self.tags.in_flight() + held + usize::from(self.asked.is_some())
     }
 
@@ -213,6 +219,7 @@ impl Session {
         self.tags.is_waiting(tag)
             || self.flushes.iter().any(|flush| flush.near == tag)
             || self.held.iter().any(|held| held.tag == tag)
+            || self.accel.as_ref().is_some_and(|accel| accel.ahead.is_waiting(tag))
     }
 
     /// Takes a request's head from the kernel's side; `body` bytes of payload follow it.
@@ -240,23 +247,36 @@ impl Session {
         if self.is_waiting(tag) {
             return Err(SessionError::TagInUse(tag.0));
         }
-        if self.cache.is_some() {
+        if self.accel.is_some() {
             if let Some(request) = self.here(now, tag, &message, head, body) {
                 return Ok(request);
             }
         }
-        let change = match &mut self.cache {
-            Some(cache) => {
-                let change = Change::of(&message, &self.fids);
-                change.apply(cache);
+        let request = self.forward(now, tag, &message, head);
+        self.pump();
+        Ok(request)
+    }
+
+    /// Sends a request of the kernel's to the far end.
+    fn forward(
+        &mut self,
+        now: Duration,
+        tag: Tag,
+        message: &Tmessage<'_>,
+        head: &Bytes,
+    ) -> Request {
+        let change = match &mut self.accel {
+            Some(accel) => {
+                let change = Change::of(message, &self.fids);
+                change.apply(accel);
                 change
             }
             None => Change::Nothing,
         };
-        let Some(fids) = self.fids.translate(&message) else {
-            return Ok(Request::Answer(Rmessage::error(tag, EBADF)));
+        let Some(fids) = self.fids.translate(message) else {
+            return Request::Answer(Rmessage::error(tag, EBADF));
         };
-        let undo = match (&message, fids.made, fids.ended) {
+        let undo = match (message, fids.made, fids.ended) {
             (Tmessage::Twalk { fid, names, .. }, Some((near, far)), _) => {
                 let names = names.as_slice().len();
                 Undo::Make { near, far, names, from: self.fids.path(*fid) }
@@ -272,13 +292,13 @@ impl Session {
             && !fids.sets_attribute
             && self.tags.unwaited() < EARLY_CLUNKS;
         let near = (!early).then_some(tag);
-        let node = match message {
+        let node = match *message {
             Tmessage::Tgetattr { fid, mask } if mask & here::ALL == here::ALL => {
                 self.fids.path(fid)
             }
             _ => None,
         };
-        let creates = match message {
+        let creates = match *message {
             Tmessage::Tlcreate { fid, .. } => Some(fid),
             Tmessage::Twalk { fid, newfid, .. } if fid == newfid => Some(fid),
             _ => None,
@@ -286,10 +306,10 @@ impl Session {
         if let Some(fid) = creates {
             self.fids.set_path(fid, None);
         }
-        if let Tmessage::Tlopen { fid, .. } | Tmessage::Tlcreate { fid, .. } = message {
-            self.fids.set_open(fid);
+        if let Tmessage::Tlopen { fid, flags } | Tmessage::Tlcreate { fid, flags, .. } = *message {
+            self.fids.set_open(fid, flags & open::DIRECT != 0);
         }
-        let asked = self.cache.as_ref().map_or(0, Cache::tick);
+        let asked = self.time_of_changes();
         let kind = message.kind();
         let pending = Pending { near, kind, undo, change, node, creates, sent: now, asked };
         let Some(far) = self.tags.take(pending) else {
@@ -297,12 +317,12 @@ impl Session {
                 self.fids.unmake(near);
                 self.fids.release(far);
             }
-            return Ok(Request::Answer(Rmessage::error(tag, EAGAIN)));
+            return Request::Answer(Rmessage::error(tag, EAGAIN));
         };
         if early {
             self.replies.push_back(Rmessage::Rclunk.encode(tag));
         }
-        Ok(Request::Forward(self.patch(head, far, fids.fields())))
+        Request::Forward(self.patch(head, far, fids.fields()))
     }
 
     /// Takes a reply's head from the channel; `body` bytes of payload follow it.
@@ -335,6 +355,12 @@ impl Session {
         }
         let mut fetched = false;
         match (pending.undo, reply) {
+            (Undo::Ahead { near, id }, Rmessage::Rread { .. }) => {
+                self.keeping = Some((near, id));
+                return Ok(Reply::Keep);
+            }
+            (Undo::Ahead { near, id }, _) => self.arrived(near, id, None),
+            (Undo::Size(near), reply) => self.sized(near, &reply),
             (Undo::Fetch { near, far, names }, reply) => {
                 self.fetched(near, far, names, &reply);
                 fetched = true;
@@ -380,6 +406,7 @@ impl Session {
         if fetched {
             self.carry_on()?;
         }
+        self.pump();
         Ok(passed)
     }
 
@@ -392,6 +419,10 @@ impl Session {
         let waiting = self.tags.waiting().filter(|(_, kind)| *kind != Kind::Tflush);
         self.replies.extend(waiting.map(|(near, _)| Rmessage::error(near, EIO)));
         self.replies.extend(self.held.drain(..).map(|held| Rmessage::error(held.tag, EIO)));
+        if let Some(accel) = self.accel.take() {
+            let waiting = accel.ahead.waiting().iter();
+            self.replies.extend(waiting.map(|tag| Rmessage::error(*tag, EIO)));
+        }
         // Behind what they flush: an answer that comes after its Rflush kills a v9fs mount.
         let flushes = self.flushes.drain(..);
         self.replies.extend(flushes.map(|flush| Rmessage::Rflush.encode(flush.near)));
@@ -438,8 +469,9 @@ impl Session {
         self.flushes.clear();
         self.held.clear();
         self.hinted = false;
-        if let Some(cache) = &mut self.cache {
-            cache.change_all();
+        if let Some(accel) = &mut self.accel {
+            accel.ahead.clear();
+            accel.cache.change_all();
         }
         self.msize = None;
         let msize = msize.min(self.limit.bytes());
@@ -481,6 +513,9 @@ impl Session {
         // A flush that waits here is given up here.
         self.flushes.retain(|flush| flush.near != oldtag || flush.sent.is_some());
         self.held.retain(|held| held.tag != oldtag);
+        if let Some(accel) = &mut self.accel {
+            accel.ahead.give_up(oldtag);
+        }
         let Some((old, kind)) = self.tags.find(oldtag) else {
             return Ok(Request::Answer(Rmessage::Rflush.encode(tag)));
         };
@@ -514,8 +549,8 @@ impl Session {
         self.flushes.retain(|flush| flush.sent != Some(sent) && flush.sent != Some(old));
         if let Some(pending) = self.tags.unhold(old) {
             // It may have been done all the same; to clunk what is not there is harmless.
-            if let Some(cache) = &mut self.cache {
-                pending.change.apply(cache);
+            if let Some(accel) = &mut self.accel {
+                pending.change.apply(accel);
             }
             if let Undo::Make { near, far, .. } = pending.undo {
                 self.clunk(near, far);
@@ -556,13 +591,17 @@ impl Session {
             node: None,
             creates: None,
             sent: self.now,
-            asked: self.cache.as_ref().map_or(0, Cache::tick),
+            asked: self.time_of_changes(),
         };
         let tag = self.tags.take(pending);
         if let Some(tag) = tag {
             self.requests.push_back(request.encode(tag));
         }
         tag.is_some()
+    }
+
+    fn time_of_changes(&self) -> u64 {
+        self.accel.as_ref().map_or(0, |accel| accel.cache.tick())
     }
 
     /// A copy of a head with another tag and other fids.

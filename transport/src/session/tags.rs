@@ -30,6 +30,10 @@ pub(super) enum Undo {
     Make { near: Fid, far: Fid, names: usize, from: Option<u64> },
     /// It makes a fid that the kernel has had for a while.
     Fetch { near: Fid, far: Fid, names: usize },
+    /// It reads a block ahead, for a fid of the kernel's.
+    Ahead { near: Fid, id: u64 },
+    /// It asks for the size of a fid's file.
+    Size(Fid),
     /// It ends a fid.
     End(Fid),
     /// It takes a lock: the request, with the channel's fid.

@@ -1,9 +1,8 @@
-use alloc::sync::Arc;
 use alloc::vec;
 
 use super::*;
 use crate::accel::hint::{self, Entry, Node, Writer, Xattrs};
-use crate::accel::{Budget, Cache};
+use crate::accel::{Accel, Shared};
 use crate::id::Msize;
 use crate::ninep::message::{Attributes, VERSION};
 use crate::ninep::packet::Header;
@@ -22,8 +21,8 @@ struct Talk {
 impl Talk {
     /// The kernel has attached fid 0.
     fn new() -> Talk {
-        let cache = Cache::new(SECOND, Arc::new(Budget::default()));
-        let session = Session::new(Msize::MAX).with_cache(cache);
+        let accel = Accel::new(SECOND, &Shared::default());
+        let session = Session::new(Msize::MAX).with_accel(accel);
         let mut talk = Talk { session, now: Duration::ZERO };
         talk.passes(0xffff, Tmessage::Tversion { msize: 65536, version: VERSION });
         talk.hears(0xffff, Rmessage::Rversion { msize: 8192, version: VERSION });
@@ -82,7 +81,7 @@ impl Talk {
     fn hears(&mut self, tag: u16, message: Rmessage<'_>) -> Option<u16> {
         match self.session.handle_reply(&message.encode(Tag(tag)).head, 0).unwrap() {
             Reply::Pass(head) => Some(Header::read(&head).unwrap().tag.0),
-            Reply::Drop => None,
+            Reply::Drop | Reply::Keep => None,
         }
     }
 
@@ -432,4 +431,146 @@ fn what_is_open_is_not_kept_open_to_walk_from() {
     talk.hears(tag, OPENED);
     talk.passes(3, walk(1, 3, &[b"f"]));
     talk.passes(4, Tmessage::Tclunk { fid: Fid(1) });
+}
+
+/// A stream that reads a file of a megabyte, which fid 1 is open on, in steps of 128 KiB.
+fn reader() -> (Talk, Vec<u8>) {
+    let mut talk = Talk::new();
+    let (tag, _) = talk.passes(0xffff, Tmessage::Tversion { msize: 1 << 20, version: VERSION });
+    talk.hears(tag, Rmessage::Rversion { msize: 1 << 20, version: VERSION });
+    let (fid, afid) = (Fid(0), Fid::NONE);
+    let attach = Tmessage::Tattach { fid, afid, uname: b"", aname: b"", n_uname: 0 };
+    let (tag, _) = talk.passes(1, attach);
+    talk.hears(tag, Rmessage::Rattach { qid: ROOT });
+    let (tag, _) = talk.passes(1, walk(0, 1, &[b"f"]));
+    talk.hears(tag, walked(&[(3, QidKind::FILE)]));
+    let (tag, _) = talk.passes(1, open(1));
+    talk.hears(tag, OPENED);
+    (talk, (0..1 << 20).map(|at| (at / 1000) as u8).collect())
+}
+
+const STEP: u32 = 128 << 10;
+
+fn step(n: u32) -> Tmessage<'static> {
+    Tmessage::Tread { fid: Fid(1), offset: u64::from(n * STEP), count: STEP }
+}
+
+impl Talk {
+    /// Answers a read of the channel's.
+    fn gives(&mut self, tag: u16, request: &Packet, content: &[u8]) -> Reply {
+        let Tmessage::Tread { offset, count, .. } = decoded(request) else { panic!("{request:?}") };
+        let from = (offset as usize).min(content.len());
+        let data = content[from..(from + count as usize).min(content.len())].to_vec();
+        let head = Rmessage::Rread { count: data.len() as u32 };
+        let packet = head.with_body(Tag(tag), vec![data.clone().into()]);
+        let reply = self.session.handle_reply(&packet.head, data.len()).unwrap();
+        if reply == Reply::Keep {
+            self.session.keep(vec![data.into()]);
+        }
+        reply
+    }
+
+    /// Reads a third time, and asks for more.
+    fn waits_for_a_block(&mut self) {
+        assert_eq!(self.asks(6, step(2)), Request::Wait);
+        while self.session.poll_request().is_some() {}
+    }
+
+    /// Reads twice, so that what follows is asked for: those questions.
+    fn two_steps(&mut self, content: &[u8]) -> Vec<(u16, Packet)> {
+        for n in 0..2 {
+            let (tag, request) = self.passes(5, step(n));
+            assert!(matches!(self.gives(tag, &request, content), Reply::Pass(_)));
+        }
+        let (tag, request) = self.own();
+        assert!(matches!(decoded(&request), Tmessage::Tgetattr { .. }));
+        let Node { valid, qid, mut attributes, .. } = node(3, QidKind::FILE);
+        attributes.size = content.len() as u64;
+        assert_eq!(self.hears(tag, Rmessage::Rgetattr { valid, qid, attributes }), None);
+        core::iter::from_fn(|| self.session.poll_request())
+            .map(|packet| (packet.header().unwrap().tag.0, packet))
+            .collect()
+    }
+}
+
+#[test]
+fn a_sequential_reader_is_answered_from_what_was_read_ahead() {
+    let (mut talk, content) = reader();
+    let blocks = talk.two_steps(&content);
+    assert_eq!(blocks.len(), 2, "a window of two steps");
+    assert_eq!(talk.asks(6, step(2)), Request::Wait);
+    assert_eq!(talk.session.in_flight(), 1);
+    assert_eq!(talk.gives(blocks[0].0, &blocks[0].1, &content), Reply::Keep);
+    let reply = talk.session.poll_reply().unwrap();
+    assert_eq!(reply.header().unwrap().tag, Tag(6));
+    assert_eq!(reply.body.concat(), content[2 * STEP as usize..3 * STEP as usize]);
+    assert_eq!(talk.gives(blocks[1].0, &blocks[1].1, &content), Reply::Keep);
+    let reply = talk.answered(step(3));
+    assert_eq!(reply.body.concat(), content[3 * STEP as usize..4 * STEP as usize]);
+    // The window has grown while it waited.
+    let more = core::iter::from_fn(|| talk.session.poll_request()).count();
+    assert!(more >= 2, "{more}");
+}
+
+#[test]
+fn a_write_through_the_same_mount_is_read() {
+    let (mut talk, content) = reader();
+    let blocks = talk.two_steps(&content);
+    talk.waits_for_a_block();
+    let (fid, offset, count) = (Fid(1), 0, 5);
+    let write =
+        Tmessage::Twrite { fid, offset, count }.with_body(Tag(7), vec![Bytes::from("12345")]);
+    let written = talk.session.handle_request(talk.now, &write.head, 5).unwrap();
+    assert!(matches!(written, Request::Forward(_)));
+    // Who waited asks the file server, and what was on its way is dropped.
+    let (tag, request) = talk.own();
+    assert_eq!(talk.gives(blocks[0].0, &blocks[0].1, &content), Reply::Keep);
+    assert_eq!(talk.replies(), 0);
+    assert!(matches!(talk.gives(tag, &request, &content), Reply::Pass(_)));
+    talk.passes(8, step(3));
+}
+
+#[test]
+fn a_read_that_waits_is_flushed_or_fails_like_any_other() {
+    let (mut talk, content) = reader();
+    let blocks = talk.two_steps(&content);
+    talk.waits_for_a_block();
+    let again = step(2).encode(Tag(6));
+    let refused = talk.session.handle_request(talk.now, &again.head, 0);
+    assert_eq!(refused, Err(SessionError::TagInUse(6)));
+    let reply = talk.asks(7, Tmessage::Tflush { oldtag: Tag(6) });
+    assert_eq!(reply, Request::Answer(Rmessage::Rflush.encode(Tag(7))));
+    assert_eq!(talk.gives(blocks[0].0, &blocks[0].1, &content), Reply::Keep);
+    assert_eq!((talk.replies(), talk.session.in_flight()), (0, 0));
+
+    let (mut talk, content) = reader();
+    let blocks = talk.two_steps(&content);
+    talk.waits_for_a_block();
+    // An error of a block is nobody's: the read itself is made.
+    assert_eq!(talk.hears(blocks[0].0, Rmessage::Rlerror { errno: 5 }), None);
+    let (tag, _) = talk.own();
+    assert_eq!(talk.hears(tag, Rmessage::Rlerror { errno: 116 }), Some(6));
+
+    let (mut talk, content) = reader();
+    talk.two_steps(&content);
+    talk.waits_for_a_block();
+    talk.session.fail();
+    assert_eq!(talk.session.poll_reply(), Some(Rmessage::error(Tag(6), 5)));
+    assert_eq!(talk.session.poll_reply(), None);
+}
+
+#[test]
+fn what_is_opened_for_direct_reading_is_not_read_ahead() {
+    let (mut talk, content) = reader();
+    let (tag, _) = talk.passes(1, walk(0, 2, &[b"f"]));
+    talk.hears(tag, walked(&[(3, QidKind::FILE)]));
+    let (tag, _) = talk.passes(1, Tmessage::Tlopen { fid: Fid(2), flags: 0o40000 });
+    talk.hears(tag, OPENED);
+    for n in 0..4 {
+        let offset = u64::from(n * STEP);
+        let read = Tmessage::Tread { fid: Fid(2), offset, count: STEP };
+        let (tag, request) = talk.passes(5, read);
+        talk.gives(tag, &request, &content);
+        assert_eq!(talk.session.poll_request(), None);
+    }
 }
