@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use mio::{Registry, Token, Waker};
 use policy::{FolderPath, QubeName};
-use transport::id::{Msize, StreamId};
-use transport::mux::{Authorisation, Code, Event, Opened, Reason, SendError};
+use transport::id::{Msize, StreamId, Tag};
+use transport::mux::{Authorisation, Class, Code, Event, Open, Opened, Reason, SendError};
 use transport::ninep::framer::Assembler;
 use transport::ninep::packet::Header;
 use transport::ninep::{Framer, Kind, Packet, Rmessage, Tmessage};
@@ -85,13 +85,23 @@ struct Stream {
     small: Lane,
     bulk: Lane,
     requests: Requests,
+    /// The request to which hints have gone as bulk, until it is answered.
+    hinted: Option<Tag>,
 }
 
 impl Stream {
     fn new(right: Right, backend: Backend) -> Stream {
         let requests = Requests::new(backend.manners());
         let used = Arc::new(Used::new(right.folder.clone(), right.read_only));
-        Stream { right, used, backend, small: Lane::new(), bulk: Lane::new(), requests }
+        Stream {
+            right,
+            used,
+            backend,
+            small: Lane::new(),
+            bulk: Lane::new(),
+            requests,
+            hinted: None,
+        }
     }
 
     /// Hands a request to the file server; gives the credit that goes back at once, and the reply where
@@ -218,12 +228,14 @@ impl Demux {
         id: StreamId,
         served: Served,
         wanted: Msize,
+        hinting: bool,
     ) -> std::io::Result<(Backend, Msize)> {
         match served {
             Served::Folder(export) => {
                 let outlet = Outlet { stream: id, mailbox: self.mailbox.sender() };
                 let (workers, outlet) = (Arc::clone(&self.workers), Arc::new(outlet));
-                let session = Session::new(Arc::clone(&export), workers, outlet, wanted);
+                let make = if hinting { Session::with_hints } else { Session::new };
+                let session = make(Arc::clone(&export), workers, outlet, wanted);
                 Ok((Backend::Embedded { export, session }, wanted))
             }
             Served::Socket(socket, dialect) => {
@@ -258,7 +270,8 @@ impl Demux {
             cx.mux.refuse(id, Reason::new(Code::PROTOCOL, "an msize out of range"));
             return;
         };
-        match self.join(cx.registry, id, served, msize) {
+        let hinting = open.flags & Open::HINTS != 0;
+        match self.join(cx.registry, id, served, msize, hinting) {
             Ok((backend, msize)) => {
                 cx.mux.accept(id, Opened { msize: msize.bytes() });
                 let stream = Stream::new(right, backend);
@@ -331,14 +344,40 @@ impl Demux {
     /// Sends a reply.
     fn reply(&mut self, cx: &mut Context<'_>, id: StreamId, reply: Packet) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        let Ok(Header { tag, .. }) = reply.header() else { return };
+        let Ok(Header { tag, kind, .. }) = reply.header() else { return };
+        if matches!(Kind(kind), Kind::Rhint | Kind::Rforget) {
+            self.tell(cx, id, &reply);
+            return;
+        }
+        // What belongs to the reply is not to come behind it.
+        let lane = match stream.hinted.take_if(|of| *of == tag) {
+            Some(_) => Class::Bulk,
+            None => class(Kind(kind), reply.len()),
+        };
         let answered = stream.requests.answered(tag);
         stream.used.count_sent(reply.len());
         cx.mux.consumed(id, answered.credit);
         let flushes = answered.flushes.into_iter().map(|tag| Rmessage::Rflush.encode(tag));
-        let mut replies = flushes.chain([reply]);
-        if let Err(error) = replies.try_for_each(|reply| send(cx, id, &reply)) {
+        let flushes = flushes.map(|flush| (flush, Class::Bulk));
+        let mut replies = flushes.chain([(reply, lane)]);
+        if let Err(error) = replies.try_for_each(|(reply, lane)| send(cx, id, &reply, lane)) {
             // A stream that the client closed a moment ago needs no reply; anything else is a fault.
+            if error != SendError::NotOpen {
+                self.end(cx, id, Reason::new(Code::INTERNAL, error.to_string()));
+            }
+        }
+    }
+
+    /// Sends what was not asked for.
+    fn tell(&mut self, cx: &mut Context<'_>, id: StreamId, hint: &Packet) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Ok(Header { tag, kind, .. }) = hint.header() else { return };
+        let lane = class(Kind(kind), hint.len());
+        if lane == Class::Bulk {
+            stream.hinted = Some(tag);
+        }
+        stream.used.count_sent(hint.len());
+        if let Err(error) = send(cx, id, hint, lane) {
             if error != SendError::NotOpen {
                 self.end(cx, id, Reason::new(Code::INTERNAL, error.to_string()));
             }
@@ -415,10 +454,8 @@ impl Demux {
 }
 
 /// Gives a whole reply to the channel.
-fn send(cx: &mut Context<'_>, id: StreamId, reply: &Packet) -> Result<(), SendError> {
-    let size = reply.len();
-    let kind = reply.head.get(4).copied().unwrap_or_default();
-    cx.mux.start(id, class(Kind(kind), size), u32::try_from(size).unwrap_or(u32::MAX))?;
+fn send(cx: &mut Context<'_>, id: StreamId, reply: &Packet, lane: Class) -> Result<(), SendError> {
+    cx.mux.start(id, lane, u32::try_from(reply.len()).unwrap_or(u32::MAX))?;
     reply.pieces().try_for_each(|piece| cx.mux.extend(id, piece.clone()))
 }
 

@@ -16,6 +16,7 @@ const BUCKETS: usize = 25 * (1 << FINE) + 1;
 pub struct StreamStats {
     msize: AtomicU32,
     requests: AtomicU64,
+    here: AtomicU64,
     sent: AtomicU64,
     received: AtomicU64,
     in_flight: AtomicU32,
@@ -31,7 +32,8 @@ impl Default for Histogram {
     }
 }
 
-/// How long requests took, from when they were passed to the channel until their replies were whole.
+/// How long requests took that somebody waited for, from when they were passed to the channel until their
+/// replies were whole.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RoundTrips([u64; BUCKETS]);
 
@@ -93,6 +95,8 @@ pub struct StreamReading {
     pub msize: u32,
     /// Requests passed on so far.
     pub requests: u64,
+    /// Requests answered at the client end so far.
+    pub here: u64,
     /// Bytes of 9P passed to the channel.
     pub sent: u64,
     /// Bytes of 9P taken from the channel.
@@ -107,6 +111,7 @@ impl StreamStats {
         StreamReading {
             msize: self.msize.load(Ordering::Relaxed),
             requests: self.requests.load(Ordering::Relaxed),
+            here: self.here.load(Ordering::Relaxed),
             sent: self.sent.load(Ordering::Relaxed),
             received: self.received.load(Ordering::Relaxed),
             in_flight: self.in_flight.load(Ordering::Relaxed),
@@ -133,6 +138,10 @@ impl StreamStats {
     pub(crate) fn count_request(&self, bytes: usize) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_here(&self) {
+        self.here.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn count_received(&self, bytes: usize) {

@@ -128,6 +128,10 @@ pub struct Mount {
     pub sent: u64,
     /// Bytes of 9P received.
     pub received: u64,
+    /// Round trips through the channel that somebody waited for.
+    pub round_trips: u64,
+    /// Requests answered without one.
+    pub answered_here: u64,
     /// Requests that somebody waits for now.
     pub in_flight: u32,
     /// Microseconds that half of the requests took at most.

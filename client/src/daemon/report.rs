@@ -78,6 +78,8 @@ impl Daemon {
                 age: mount.since.elapsed().as_secs(),
                 sent: readings.iter().map(|reading| reading.sent).sum(),
                 received: readings.iter().map(|reading| reading.received).sum(),
+                round_trips: trips.count(),
+                answered_here: readings.iter().map(|reading| reading.here).sum(),
                 in_flight: readings.iter().map(|reading| reading.in_flight).sum(),
                 p50: percentile(50),
                 p99: percentile(99),

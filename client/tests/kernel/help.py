@@ -327,6 +327,13 @@ def folder(root, count):
     assert set(os.listdir(root)) == kept
 
 
+def make_files(root, count):
+    """Files of different sizes."""
+    for n in range(int(count)):
+        with open(f"{root}/file-{n:06}", "w") as file:
+            file.write("x" * n)
+
+
 def reads(path, seconds, result):
     """Reads PATH again and again until an error, and says which, and when, in the file RESULT."""
     end = time.monotonic() + float(seconds)

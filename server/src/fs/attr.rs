@@ -12,8 +12,8 @@ use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Statx, StatxFlags, Timespec, Timestamps, UTIME_NOW,
     UTIME_OMIT, Uid, chownat, fchmod, fstatfs, ftruncate, makedev, utimensat,
 };
-use transport::ninep::Rmessage;
 use transport::ninep::message::{Attributes, SetAttributes, Statfs, Time, attr, setattr as valid};
+use transport::ninep::{Qid, Rmessage};
 
 use super::errno::{Errno, Result};
 use super::fid::{Fid, OpenFile};
@@ -70,13 +70,19 @@ pub fn getattr_in_memory(s: &Session, fid: &Fid, mask: u64) -> Option<Result<Rme
 }
 
 fn answer(s: &Session, st: Result<Statx>, mask: u64) -> Result<Rmessage<'static>> {
-    let st = st?;
+    let (valid, qid, attributes) = fields(s, &st?, mask);
+    Ok(Rmessage::Rgetattr { valid, qid, attributes })
+}
+
+/// All that `Rgetattr` can say of a node: what is valid, its qid, its attributes.
+pub fn all(s: &Session, st: &Statx) -> (u64, Qid, Attributes) {
+    fields(s, st, attr::BASIC | attr::BTIME)
+}
+
+fn fields(s: &Session, st: &Statx, mask: u64) -> (u64, Qid, Attributes) {
     let born = mask & attr::BTIME != 0 && st.stx_mask & StatxFlags::BTIME.bits() != 0;
-    Ok(Rmessage::Rgetattr {
-        valid: if born { attr::BASIC | attr::BTIME } else { attr::BASIC },
-        qid: s.export.devices().qid(&st),
-        attributes: attributes(&st, born),
-    })
+    let valid = if born { attr::BASIC | attr::BTIME } else { attr::BASIC };
+    (valid, s.export.devices().qid(st), attributes(st, born))
 }
 
 fn attributes(st: &Statx, born: bool) -> Attributes {

@@ -4,6 +4,8 @@
 //! other entries come and go. Concurrency: a folder's position belongs to its open file
 //! description, so the reads of one fid go one after the other; those of two fids do not meet.
 
+use std::os::fd::AsFd;
+
 use bytes::{Bytes, BytesMut};
 use rustix::fs::{FileType, RawDir, SeekFrom, seek};
 use transport::ninep::codec::Wire;
@@ -13,6 +15,7 @@ use transport::ninep::{Qid, Rmessage};
 use super::dispatch::Answer;
 use super::errno::{Errno, Result};
 use super::fid::{Fid, OpenFile};
+use super::hints::Hints;
 use super::node::{Node, lock, stat_entry};
 use super::session::Session;
 use super::{limits, qid};
@@ -27,17 +30,30 @@ const MOST: usize = 64 << 10;
 const LEAST: usize = 1 << 10;
 
 /// `Treaddir`: whole entries, as many as fit. `EINVAL` where not one does.
-pub fn readdir(s: &Session, fid: &Fid, offset: u64, count: u32) -> Result<Answer> {
+pub fn readdir(
+    s: &Session,
+    fid: &Fid,
+    offset: u64,
+    count: u32,
+    hints: &mut Hints,
+) -> Result<Answer> {
     let file = fid.open_file()?;
     if !file.is_dir {
         return Err(Errno::NOTDIR);
     }
     let count = count.min(s.payload()) as usize;
-    let data = entries(s, &fid.node(), &file, offset, count)?;
+    let data = entries(s, &fid.node(), &file, offset, count, hints)?;
     Ok(Answer::Payload(Rmessage::Rreaddir { count: data.len() as u32 }, data))
 }
 
-fn entries(s: &Session, node: &Node, file: &OpenFile, offset: u64, count: usize) -> Result<Bytes> {
+fn entries(
+    s: &Session,
+    node: &Node,
+    file: &OpenFile,
+    offset: u64,
+    count: usize,
+    hints: &mut Hints,
+) -> Result<Bytes> {
     let mut raw = Vec::with_capacity(count.clamp(LEAST, MOST));
     let mut out = BytesMut::with_capacity(count.min(MOST));
     let _position = lock(&file.position);
@@ -70,6 +86,11 @@ fn entries(s: &Session, node: &Node, file: &OpenFile, offset: u64, count: usize)
         let qid = Qid { kind: qid::kind(kind), version: VERSION, path };
         let offset = entry.next_entry_cookie();
         Entry { qid, offset, kind: dirent_type(kind), name }.write(&mut out);
+        if hints.are_on() && !matches!(name, b"." | b"..") {
+            if let Ok(st) = stat_entry(&file.fd, name) {
+                hints.tell(s, node, name, Some(&st), Some(file.fd.as_fd()));
+            }
+        }
     }
     Ok(out.freeze())
 }

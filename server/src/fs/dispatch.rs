@@ -11,6 +11,7 @@ use transport::ninep::{Rmessage, Tmessage};
 
 use super::errno::{Errno, Result};
 use super::fid::{Fid, Fids};
+use super::hints::Hints;
 use super::inflight::Request;
 use super::session::Session;
 use super::{attr, create, dir, io, link, lock, rename, spot, walk, xattr};
@@ -86,11 +87,12 @@ pub fn fids(table: &Fids, message: &Tmessage<'_>) -> Result<Subjects> {
 }
 
 /// Carries a request out, on a worker. May wait for disks.
-pub fn work(s: &Session, request: &Request) -> Result<Answer> {
+pub fn work(s: &Session, request: &Request, hints: &mut Hints) -> Result<Answer> {
     // It has been decoded before; `EPROTO` is never seen.
     let (_, message) = Tmessage::decode(&request.packet).map_err(|_| Errno::PROTO)?;
     let class = request.fids[0].as_ref().and_then(|fid| spot::class(s, &message, fid));
-    let work = || carry_out(s, &message, &request.fids, &request.packet.body, request.done);
+    let body = &request.packet.body;
+    let mut work = || carry_out(s, &message, &request.fids, body, request.done, hints);
     match class {
         Some((disk, what)) => disk.time(what, work),
         None => work(),
@@ -104,13 +106,14 @@ pub fn carry_out(
     subjects: &Subjects,
     body: &[Bytes],
     done: u32,
+    hints: &mut Hints,
 ) -> Result<Answer> {
     let fid = || subjects[0].as_ref().ok_or(Errno::BADF);
     let second = || subjects[1].as_ref().ok_or(Errno::BADF);
     let answer: Rmessage<'static> = match *message {
-        Tmessage::Tattach { fid, afid, aname, .. } => walk::attach(s, fid, afid, aname)?,
+        Tmessage::Tattach { fid, afid, aname, .. } => walk::attach(s, fid, afid, aname, hints)?,
         Tmessage::Twalk { fid: number, newfid, names } => {
-            walk::walk(s, fid()?, number, newfid, names.as_slice())?
+            walk::walk(s, fid()?, number, newfid, names.as_slice(), hints)?
         }
         Tmessage::Tclunk { .. } => {
             s.retire(fid()?)?;
@@ -120,7 +123,9 @@ pub fn carry_out(
         Tmessage::Tread { offset, count, .. } => return io::read(s, fid()?, offset, count),
         Tmessage::Twrite { offset, .. } => io::write(s, fid()?, offset, body, done)?,
         Tmessage::Tfsync { datasync, .. } => io::fsync(fid()?, datasync.0 != 0)?,
-        Tmessage::Treaddir { offset, count, .. } => return dir::readdir(s, fid()?, offset, count),
+        Tmessage::Treaddir { offset, count, .. } => {
+            return dir::readdir(s, fid()?, offset, count, hints);
+        }
         Tmessage::Tgetattr { mask, .. } => attr::getattr(s, fid()?, mask)?,
         Tmessage::Tsetattr { set, .. } => attr::setattr(s, fid()?, &set)?,
         Tmessage::Tstatfs { .. } => attr::statfs(s, fid()?)?,

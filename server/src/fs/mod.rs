@@ -27,6 +27,7 @@ mod errno;
 mod export;
 mod fid;
 mod handles;
+mod hints;
 mod inflight;
 mod io;
 pub mod limits;

@@ -20,6 +20,7 @@ use super::dispatch::{self, Answer};
 use super::errno::{Errno, Result, wire};
 use super::export::Export;
 use super::fid::{Fid, Fids, Role};
+use super::hints::Hints;
 use super::inflight::{Admission, Flush, InFlight, Park, Request};
 use super::lock::{Locks, Owners};
 use super::node::lock;
@@ -60,6 +61,8 @@ pub struct Session {
     pub(super) locks: Locks,
     replies: Arc<dyn Replies>,
     max_msize: Msize,
+    /// Whether the client takes hints.
+    hinting: bool,
     /// The agreed msize; 0 before.
     msize: AtomicU32,
     requests: InFlight,
@@ -88,6 +91,26 @@ impl Session {
         replies: Arc<dyn Replies>,
         max_msize: Msize,
     ) -> Arc<Session> {
+        Session::build(export, workers, replies, max_msize, false)
+    }
+
+    /// The same, of a client that takes hints: they come as replies do, before that which they belong to.
+    pub fn with_hints(
+        export: Arc<Export>,
+        workers: Arc<Workers>,
+        replies: Arc<dyn Replies>,
+        max_msize: Msize,
+    ) -> Arc<Session> {
+        Session::build(export, workers, replies, max_msize, true)
+    }
+
+    fn build(
+        export: Arc<Export>,
+        workers: Arc<Workers>,
+        replies: Arc<dyn Replies>,
+        max_msize: Msize,
+        hinting: bool,
+    ) -> Arc<Session> {
         let tree = Tree::new(&export, workers.handles.clone(), workers.nodes.clone());
         let fids = Fids::new(workers.fids.clone());
         let locks = Locks::new(workers.lock_owners.clone(), workers.lock_ranges.clone());
@@ -99,6 +122,7 @@ impl Session {
             locks,
             replies,
             max_msize,
+            hinting,
             msize: AtomicU32::new(0),
             requests: InFlight::default(),
             lane: Mutex::default(),
@@ -141,13 +165,15 @@ impl Session {
             Admission::TagInUse => return Err(SessionError::TagInUse(tag)),
             Admission::Resetting => return Err(SessionError::NoVersion(header.kind)),
         };
+        let mut hints = Hints::new(self.hinting, msize);
         let spot = match &found {
-            Ok(subjects) => spot::at_once(self, &message, subjects, &packet),
+            Ok(subjects) => spot::at_once(self, &message, subjects, &packet, &mut hints),
             Err(errno) => Spot::Answer(Err(*errno)),
         };
         let done = match spot {
             Spot::Answer(answer) => {
                 // Nobody else knew of it: it needs no place among those that wait.
+                hints.take(tag).for_each(|hint| self.send(hint));
                 self.send(self.reply(tag, answer));
                 return Ok(());
             }
@@ -247,8 +273,12 @@ impl Session {
         }
     }
 
-    fn answer(self: &Arc<Session>, request: &Request, reply: Option<Packet>) {
-        let version = self.requests.answer(request, reply, |packet| self.send(packet));
+    fn answer(self: &Arc<Session>, request: &Request, reply: Option<Packet>, mut hints: Hints) {
+        let version = self.requests.answer(request, reply, |packet| {
+            // The first is the reply; nothing is told to a client that has given the request up.
+            hints.take(request.tag).for_each(|hint| self.send(hint));
+            self.send(packet);
+        });
         if let Some(version) = version {
             self.begin(version);
         }
@@ -286,14 +316,15 @@ impl Session {
         if request.start() {
             // A mistake in one operation must not cost the others their worker, nor the client a
             // task that waits for ever.
-            let answer = catch_unwind(AssertUnwindSafe(|| dispatch::work(self, request)))
-                .unwrap_or(Err(Errno::IO));
+            let mut hints = Hints::new(self.hinting, self.msize.load(Ordering::Acquire));
+            let work = AssertUnwindSafe(|| dispatch::work(self, request, &mut hints));
+            let answer = catch_unwind(work).unwrap_or(Err(Errno::IO));
             match answer {
                 Ok(Answer::Wait) => match self.requests.park(request) {
                     Park::Parked => self.workers.waiting.wait_for(self, request),
-                    Park::GivenUp | Park::Ended => self.answer(request, None),
+                    Park::GivenUp | Park::Ended => self.answer(request, None, Hints::default()),
                 },
-                answer => self.answer(request, Some(self.reply(request.tag, answer))),
+                answer => self.answer(request, Some(self.reply(request.tag, answer)), hints),
             }
         }
     }

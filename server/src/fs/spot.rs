@@ -28,6 +28,7 @@ use super::disk::Disk;
 use super::dispatch::{self, Answer, Subjects};
 use super::errno::{Errno, Result};
 use super::fid::{Fid, OpenFile, Role};
+use super::hints::Hints;
 use super::io;
 use super::node::stat;
 use super::rule::What;
@@ -88,8 +89,14 @@ pub enum Spot {
 const WORKER: Spot = Spot::Worker { done: 0 };
 
 /// Answers what need not wait.
-pub fn at_once(s: &Session, message: &Tmessage<'_>, subjects: &Subjects, packet: &Packet) -> Spot {
-    if let Some(answer) = certain(s, message, subjects) {
+pub fn at_once(
+    s: &Session,
+    message: &Tmessage<'_>,
+    subjects: &Subjects,
+    packet: &Packet,
+    hints: &mut Hints,
+) -> Spot {
+    if let Some(answer) = certain(s, message, subjects, hints) {
         return Spot::Answer(answer);
     }
     let Some(fid) = subjects[0].as_ref() else { return WORKER };
@@ -108,6 +115,10 @@ pub fn at_once(s: &Session, message: &Tmessage<'_>, subjects: &Subjects, packet:
             // Another request for the folder may hold its position: the table has the fid, and this
             // one has.
             let alone = Arc::strong_count(fid) == 2;
+            // To look at every entry may take long.
+            if hints.are_on() {
+                return WORKER;
+            }
             if count as usize > WRITE || !alone || !s.workers.turn.take(count as usize) {
                 return WORKER;
             }
@@ -119,13 +130,18 @@ pub fn at_once(s: &Session, message: &Tmessage<'_>, subjects: &Subjects, packet:
     if s.workers.spotless() || !disk.may(what) {
         return WORKER;
     }
-    let done = || dispatch::carry_out(s, message, subjects, &packet.body, 0);
+    let done = || dispatch::carry_out(s, message, subjects, &packet.body, 0, hints);
     let answer = disk.time(what, || catch_unwind(AssertUnwindSafe(done)));
     Spot::Answer(answer.unwrap_or(Err(Errno::IO)))
 }
 
 /// The first reason, and the second but for reads and writes.
-fn certain(s: &Session, message: &Tmessage<'_>, subjects: &Subjects) -> Option<Result<Answer>> {
+fn certain(
+    s: &Session,
+    message: &Tmessage<'_>,
+    subjects: &Subjects,
+    hints: &mut Hints,
+) -> Option<Result<Answer>> {
     let fid = subjects[0].as_ref();
     match message {
         Tmessage::Tclunk { .. } => {
@@ -146,7 +162,7 @@ fn certain(s: &Session, message: &Tmessage<'_>, subjects: &Subjects) -> Option<R
             if number == newfid && !matches!(fid.state().1, Role::Path) {
                 return None;
             }
-            walk::walk_in_memory(s, fid, *number, *newfid, names.as_slice())
+            walk::walk_in_memory(s, fid, (*number, *newfid), names.as_slice(), hints)
                 .map(|done| done.map(Answer::from))
         }
         Tmessage::Tgetattr { mask, .. } => {

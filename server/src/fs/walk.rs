@@ -5,6 +5,7 @@
 //! folder when it was opened. A rename of this session that finishes in between makes the last step
 //! be done again ([`super::tree`]).
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use transport::id;
@@ -13,12 +14,19 @@ use transport::ninep::message::Qids;
 
 use super::errno::{Errno, Result};
 use super::fid::{Fid, Role};
+use super::hints::{self, Hints};
 use super::node::{Name, Node, stat};
 use super::session::Session;
 use super::tree::Found;
 
 /// `Tattach`: the granted folder by its own name, or by none.
-pub fn attach(s: &Session, fid: id::Fid, afid: id::Fid, aname: &[u8]) -> Result<Rmessage<'static>> {
+pub fn attach(
+    s: &Session,
+    fid: id::Fid,
+    afid: id::Fid,
+    aname: &[u8],
+    hints: &mut Hints,
+) -> Result<Rmessage<'static>> {
     if afid != id::Fid::NONE {
         return Err(Errno::BADF);
     }
@@ -26,7 +34,9 @@ pub fn attach(s: &Session, fid: id::Fid, afid: id::Fid, aname: &[u8]) -> Result<
         return Err(Errno::NOENT);
     }
     let root = s.tree.root().clone();
-    let qid = s.export.devices().qid(&stat(s.tree.handle(&root)?)?);
+    let st = stat(s.tree.handle(&root)?)?;
+    let qid = s.export.devices().qid(&st);
+    hints::tell_folder(s, hints, &root, &st);
     s.fids.put(fid, Fid::new(root, Role::Path))?;
     Ok(Rmessage::Rattach { qid })
 }
@@ -45,8 +55,10 @@ pub fn walk(
     number: id::Fid,
     newfid: id::Fid,
     names: &[&[u8]],
+    hints: &mut Hints,
 ) -> Result<Rmessage<'static>> {
-    let answer = walk_by(s, fid, (number, newfid), names, |node, name| Some(step(s, node, name)));
+    let step = |node: &Arc<Node>, name: &[u8]| Some(step(s, node, name));
+    let answer = walk_by(s, fid, (number, newfid), names, hints, step);
     answer.unwrap_or(Err(Errno::IO))
 }
 
@@ -54,11 +66,11 @@ pub fn walk(
 pub fn walk_in_memory(
     s: &Session,
     fid: &Arc<Fid>,
-    number: id::Fid,
-    newfid: id::Fid,
+    numbers: (id::Fid, id::Fid),
     names: &[&[u8]],
+    hints: &mut Hints,
 ) -> Option<Result<Rmessage<'static>>> {
-    walk_by(s, fid, (number, newfid), names, |node, name| {
+    walk_by(s, fid, numbers, names, hints, |node, name| {
         let disk = s.export.disks().root(node.id.device);
         let known = disk.is_some_and(|disk| disk.has_attributes()) && name != b"..";
         let name = known.then(|| Name::new(name));
@@ -71,6 +83,7 @@ fn walk_by(
     fid: &Arc<Fid>,
     (number, newfid): (id::Fid, id::Fid),
     names: &[&[u8]],
+    hints: &mut Hints,
     step: impl Fn(&Arc<Node>, &[u8]) -> Option<Result<Found>>,
 ) -> Option<Result<Rmessage<'static>>> {
     if number != newfid {
@@ -81,7 +94,11 @@ fn walk_by(
     let mut node = fid.node();
     let mut qids = Qids::default();
     for (at, name) in names.iter().enumerate() {
-        match step(&node, name)? {
+        let found = step(&node, name)?;
+        if hints.are_on() && *name != b".." {
+            tell(s, hints, &node, name, &found);
+        }
+        match found {
             Ok(found) => {
                 qids.push(s.export.devices().qid(&found.st));
                 node = found.node;
@@ -91,6 +108,17 @@ fn walk_by(
         }
     }
     Some(arrive(s, fid, (number, newfid), node, qids))
+}
+
+/// Tells what a step has found.
+fn tell(s: &Session, hints: &mut Hints, dir: &Arc<Node>, name: &[u8], found: &Result<Found>) {
+    let handle = dir.cached();
+    let handle = handle.as_ref().map(|fd| fd.as_fd());
+    match found {
+        Ok(found) => hints.tell(s, dir, name, Some(&found.st), handle),
+        Err(Errno::NOENT) => hints.tell(s, dir, name, None, handle),
+        Err(_) => {}
+    }
 }
 
 /// Makes the fid at a walk's end.

@@ -141,6 +141,26 @@ impl<'s> At<'s> {
     }
 }
 
+/// The names of an entry's extended attributes, without looking whether it is what it was. `OPNOTSUPP`
+/// also where there is no way that does not open it.
+pub fn list(dir: BorrowedFd<'_>, entry: &CStr, to: &mut [u8]) -> Result<usize> {
+    let mut call = Call::List(to);
+    if !NO_CALLS.load(Ordering::Relaxed) {
+        match call.by_entry(dir, entry) {
+            Err(Errno::NOSYS) => NO_CALLS.store(true, Ordering::Relaxed),
+            done => return done,
+        }
+    }
+    if !own_folder() {
+        return Err(Errno::OPNOTSUPP);
+    }
+    fchdir(dir)?;
+    let done = call.by_name(entry);
+    // A folder that is somebody's working folder cannot be unmounted.
+    chdir(c"/")?;
+    done
+}
+
 /// Gives this thread a working folder of its own, once.
 fn own_folder() -> bool {
     OWN_FOLDER.with(|own| match own.get() {

@@ -228,7 +228,10 @@ impl Link {
                             self.time(&head, Some(cx.now));
                             self.send(cx, head, body)?;
                         }
-                        Request::Answer(reply) => self.answer(reply),
+                        Request::Answer(reply) => {
+                            self.stats.count_here();
+                            self.answer(reply);
+                        }
                         Request::Wait => {}
                     }
                     self.limits();
@@ -256,7 +259,7 @@ impl Link {
     fn own_messages(&mut self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
         while self.unread == 0 {
             let Some(packet) = self.session.poll_request() else { break };
-            self.time(&packet.head, None);
+            self.time(&packet.head, Some(cx.now));
             self.send(cx, packet.head, 0)?;
         }
         while let Some(packet) = self.session.poll_reply() {
@@ -279,13 +282,14 @@ impl Link {
         }
     }
 
-    /// Counts how long the request of a reply took.
-    fn count_time(&mut self, now: Duration, head: &[u8]) {
-        let Ok(header) = Header::read(head) else { return };
-        let since = self.since.get_mut(usize::from(header.tag.0)).and_then(Option::take);
-        if let Some(since) = since {
-            self.stats.count_round_trip(now.saturating_sub(since));
+    /// How long the request of a reply took, if it was timed.
+    fn took(&mut self, now: Duration, head: &[u8]) -> Option<Duration> {
+        let header = Header::read(head).ok()?;
+        if matches!(Kind(header.kind), Kind::Rhint | Kind::Rforget) {
+            return None;
         }
+        let since = self.since.get_mut(usize::from(header.tag.0)).and_then(Option::take)?;
+        Some(now.saturating_sub(since))
     }
 
     /// A reply of this end's own; it has used no credit.
@@ -331,15 +335,17 @@ impl Link {
         payload: Vec<(Bytes, u32)>,
     ) -> Result<(), LinkEnd> {
         let worth = head.len() as u32;
-        if !matches!(Kind(head[4]), Kind::Rhint | Kind::Rforget) {
-            self.count_time(cx.now, head);
+        let took = self.took(cx.now, head);
+        let reply = self.session.handle_reply(head, body)?;
+        if matches!(reply, Reply::Pass(_) | Reply::Made) {
+            took.into_iter().for_each(|took| self.stats.count_round_trip(took));
         }
-        match self.session.handle_reply(head, body)? {
+        match reply {
             Reply::Pass(head) => {
                 self.outbox.push(head, worth);
                 payload.into_iter().for_each(|(piece, worth)| self.outbox.push(piece, worth));
             }
-            Reply::Drop => cx.mux.consumed(self.stream, worth + body as u32),
+            Reply::Drop | Reply::Made => cx.mux.consumed(self.stream, worth + body as u32),
             Reply::Keep => {
                 cx.mux.consumed(self.stream, worth + body as u32);
                 self.session.keep(payload.into_iter().map(|(piece, _)| piece).collect());

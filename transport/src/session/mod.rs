@@ -120,6 +120,8 @@ pub enum Reply {
     Drop,
     /// Its payload goes to [`Session::keep`].
     Keep,
+    /// It was waited for here, and is dropped.
+    Made,
 }
 
 /// One 9P conversation, seen from between its two ends.
@@ -407,7 +409,7 @@ impl Session {
             self.carry_on()?;
         }
         self.pump();
-        Ok(passed)
+        Ok(if fetched { Reply::Made } else { passed })
     }
 
     /// The far end is gone: every request that waits is answered with EIO, and so is every one that

@@ -39,7 +39,7 @@ impl Talk {
     fn hears(&mut self, tag: u16, message: Rmessage<'_>) -> Option<u16> {
         match self.0.handle_reply(&message.encode(Tag(tag)).head, 0).unwrap() {
             Reply::Pass(head) => Some(Header::read(&head).unwrap().tag.0),
-            Reply::Drop | Reply::Keep => None,
+            Reply::Drop | Reply::Keep | Reply::Made => None,
         }
     }
 }

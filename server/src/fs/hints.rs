@@ -1,0 +1,117 @@
+//! Hints: what is told beyond what was asked (transport's `accel::hint`).
+//!
+//! A walk has looked at the attributes of every node on its way, and whoever reads a folder mostly asks for
+//! those of all its entries next. Both are told with the reply, and with them the names of the extended
+//! attributes, which the kernel asks for one by one. A node is described as `Tgetattr` and `Txattrwalk`
+//! would describe it at that moment; what cannot be said cheaply is left out or said to be unknown.
+//!
+//! Concurrency: a request's hints are its own until they are sent, right before its reply.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustix::fs::Statx;
+use transport::accel::hint::{Entry, Node as Told, Writer, Xattrs, xattrs_of_list};
+use transport::id::Tag;
+use transport::ninep::Packet;
+
+use super::attr;
+use super::node::Node;
+use super::session::Session;
+use super::xattr_at;
+
+/// Bytes of the largest message with hints. Several go where there is more to tell, so that other messages
+/// pass between.
+const MOST: usize = 60 << 10;
+/// Bytes of extended attributes' names that are asked for; with more they are told as unknown.
+const LIST: usize = 1 << 10;
+
+/// What one request tells.
+#[derive(Debug, Default)]
+pub struct Hints {
+    on: bool,
+    most: usize,
+    writer: Option<(u64, Writer)>,
+    done: Vec<Packet>,
+}
+
+impl Hints {
+    /// Hints of a session with messages of at most `msize` bytes, or none.
+    pub fn new(on: bool, msize: u32) -> Hints {
+        Hints { on, most: MOST.min(msize as usize), writer: None, done: Vec::new() }
+    }
+
+    /// Whether anything is to be told.
+    pub fn are_on(&self) -> bool {
+        self.on
+    }
+
+    /// Tells of `name` in the folder `dir`, or of that itself where the name is empty. `st` is what it
+    /// leads to, nothing where it leads nowhere. `folder` is the folder's descriptor, if there is one.
+    pub fn tell(
+        &mut self,
+        s: &Session,
+        dir: &Node,
+        name: &[u8],
+        st: Option<&Statx>,
+        folder: Option<BorrowedFd<'_>>,
+    ) {
+        if !self.on {
+            return;
+        }
+        let path = s.export.devices().path(dir.id.device, dir.id.inode);
+        let list = st.zip(folder).and_then(|_| list(folder?, name));
+        let node = st.map(|st| {
+            let (valid, qid, attributes) = attr::all(s, st);
+            let xattrs = list.as_deref().map(Xattrs::from_bytes);
+            Told { valid, qid, attributes, watched: false, xattrs }
+        });
+        self.push(path, &Entry { name, node });
+    }
+
+    fn push(&mut self, dir: u64, entry: &Entry<'_>) {
+        let other = self.writer.take_if(|(of, writer)| {
+            *of != dir || writer.len() + Writer::most(entry.name.len()) > self.most
+        });
+        self.done.extend(other.map(|(_, writer)| writer.finish()));
+        // Its tag is filled in when it is sent.
+        let new = || (dir, Writer::new(Tag::NONE, dir, false));
+        let (_, writer) = self.writer.get_or_insert_with(new);
+        if writer.len() + Writer::most(entry.name.len()) <= self.most {
+            writer.push(entry);
+        }
+    }
+
+    /// The messages, for the request `tag`.
+    pub fn take(&mut self, tag: Tag) -> impl Iterator<Item = Packet> + use<> {
+        let last = self.writer.take().filter(|(_, writer)| !writer.is_empty());
+        self.done.extend(last.map(|(_, writer)| writer.finish()));
+        std::mem::take(&mut self.done).into_iter().map(move |packet| tagged(packet, tag))
+    }
+}
+
+/// The message with another tag.
+fn tagged(packet: Packet, tag: Tag) -> Packet {
+    let mut head = packet.head.try_into_mut().unwrap_or_else(|head| head[..].into());
+    head[5..7].copy_from_slice(&tag.0.to_le_bytes());
+    Packet::whole(head.freeze())
+}
+
+/// The names of the extended attributes of a folder's entry, or of the folder itself; nothing where they
+/// are not to be had, or too many.
+fn list(folder: BorrowedFd<'_>, name: &[u8]) -> Option<Bytes> {
+    let name = CString::new(if name.is_empty() { b"." } else { name }).ok()?;
+    let mut to = [0; LIST];
+    let length = xattr_at::list(folder, &name, &mut to).ok()?;
+    xattrs_of_list(&to[..length])
+}
+
+/// Tells of a folder's own attributes.
+pub fn tell_folder(s: &Session, hints: &mut Hints, node: &Arc<Node>, st: &Statx) {
+    if hints.are_on() {
+        let handle = s.tree.handle(node).ok();
+        hints.tell(s, node, b"", Some(st), handle.as_ref().map(|fd| fd.as_fd()));
+    }
+}
