@@ -6,11 +6,12 @@
 //! replies would have no room for.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mio::{Registry, Token, Waker};
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token, Waker};
 use policy::{FolderPath, QubeName};
 use transport::id::{Msize, StreamId, Tag};
 use transport::mux::{Authorisation, Class, Code, Event, Open, Opened, Reason, SendError};
@@ -33,6 +34,9 @@ use crate::requests::{self, Requests};
 const TURN: usize = 512 * 1024;
 /// Bytes of a stream that may wait for the channel before its server's replies are left in the socket.
 const QUEUE: usize = 4 * 1024 * 1024;
+
+/// The token of the watched folders, none of a stream's.
+const WATCHES: Token = Token(usize::MAX - 1);
 
 /// Why a folder cannot be shared by streams.
 const NO_SIBLING: &str = "a folder that a process of its own serves is served to one connection only; \
@@ -60,6 +64,8 @@ pub struct Demux {
     sockets: Vec<Option<StreamId>>,
     /// The owner has ended the channel.
     ended: bool,
+    /// The loop is woken when a watched folder changes.
+    watching: bool,
 }
 
 /// By what right a stream is there: what it is to be like, whatever serves it.
@@ -176,6 +182,7 @@ impl Demux {
             streams: HashMap::new(),
             sockets: Vec::new(),
             ended: false,
+            watching: false,
         })
     }
 
@@ -368,6 +375,27 @@ impl Demux {
         }
     }
 
+    /// Takes hints back whose folders have changed; says whether any were.
+    fn take_back(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(fd) = self.workers.watches().fd() else { return false };
+        if !self.watching {
+            let fd = &mut SourceFd(&fd.as_raw_fd());
+            self.watching = cx.registry.register(fd, WATCHES, Interest::READABLE).is_ok();
+        }
+        let changed = self.workers.watches().drain();
+        let any = !changed.is_empty();
+        for (owner, forget) in changed {
+            let of = self.streams.iter().find(|(_, stream)| match &stream.backend {
+                Backend::Embedded { session, .. } => session.owner() == owner,
+                Backend::Remote(..) => false,
+            });
+            if let Some(id) = of.map(|(id, _)| *id) {
+                self.tell(cx, id, &forget);
+            }
+        }
+        any
+    }
+
     /// Sends what was not asked for.
     fn tell(&mut self, cx: &mut Context<'_>, id: StreamId, hint: &Packet) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
@@ -486,8 +514,9 @@ impl Role for Demux {
     }
 
     fn pass(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut moved = false;
         self.workers.turn();
+        // Before any reply: what changed before its request came is not true any more.
+        let mut moved = self.take_back(cx);
         while let Some(letter) = self.mailbox.take() {
             match letter {
                 Letter::Reply(stream, reply) => self.reply(cx, stream, reply),

@@ -102,6 +102,29 @@ case_own_changes_are_seen_at_once() {
     umount_folder a
 }
 
+# What the other qube changes is taken back long before the coherence time is over.
+case_changes_in_the_other_qube_are_pushed() {
+    names a
+    mkdir $served/a/d
+    touch $served/a/d/f
+    mount_folder a --coherence 60s
+    ls -lR $mounts/a >/run/out
+    costs a 6 ls -l $mounts/a/d
+    echo longer than it was >$served/a/file-000001
+    rm $served/a/file-000002
+    mv $served/a/file-000003 $served/a/file-000004
+    chmod 640 $served/a/file-000005
+    echo new >$served/a/new
+    touch $served/a/d/g
+    within 5 diff <(cd $served/a && ls -l) <(cd $mounts/a && ls -l)
+    within 5 test -e $mounts/a/d/g
+    [ "$(<$mounts/a/file-000001)" = 'longer than it was' ] || fail "contents"
+    [ ! -e $mounts/a/file-000002 ] || fail "removed"
+    [ "$(<$mounts/a/file-000004)" = "$(<$served/a/file-000004)" ] || fail "replaced"
+    [ "$(<$mounts/a/new)" = new ] || fail "made"
+    umount_folder a
+}
+
 # A second writer, in the other qube: what it does is seen when the coherence time is over.
 case_changes_in_the_other_qube_are_seen_in_time() {
     names a

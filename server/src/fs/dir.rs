@@ -15,8 +15,8 @@ use transport::ninep::{Qid, Rmessage};
 use super::dispatch::Answer;
 use super::errno::{Errno, Result};
 use super::fid::{Fid, OpenFile};
-use super::hints::Hints;
-use super::node::{Node, lock, stat_entry};
+use super::hints::{Folder, Hints};
+use super::node::{Node, lock, stat, stat_entry};
 use super::session::Session;
 use super::{limits, qid};
 
@@ -56,6 +56,10 @@ fn entries(
 ) -> Result<Bytes> {
     let mut raw = Vec::with_capacity(count.clamp(LEAST, MOST));
     let mut out = BytesMut::with_capacity(count.min(MOST));
+    let folder = hints.are_on().then(|| Folder::before(s, node, Some(file.fd.as_fd())));
+    if let Some((folder, st)) = folder.as_ref().zip(stat(&file.fd).ok()) {
+        hints.tell(s, folder, b"", Some(&st));
+    }
     let _position = lock(&file.position);
     seek(&file.fd, SeekFrom::Start(offset))?;
     let mut dir = RawDir::new(&file.fd, raw.spare_capacity_mut());
@@ -86,9 +90,9 @@ fn entries(
         let qid = Qid { kind: qid::kind(kind), version: VERSION, path };
         let offset = entry.next_entry_cookie();
         Entry { qid, offset, kind: dirent_type(kind), name }.write(&mut out);
-        if hints.are_on() && !matches!(name, b"." | b"..") {
+        if let Some(folder) = folder.filter(|_| !matches!(name, b"." | b"..")) {
             if let Ok(st) = stat_entry(&file.fd, name) {
-                hints.tell(s, node, name, Some(&st), Some(file.fd.as_fd()));
+                hints.tell(s, &folder, name, Some(&st));
             }
         }
     }

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rustix::fs::Statx;
+use rustix::fs::{FileType, Statx};
 use transport::accel::hint::{Entry, Node as Told, Writer, Xattrs, xattrs_of_list};
 use transport::id::Tag;
 use transport::ninep::Packet;
@@ -33,7 +33,7 @@ const LIST: usize = 1 << 10;
 pub struct Hints {
     on: bool,
     most: usize,
-    writer: Option<(u64, Writer)>,
+    writer: Option<((u64, bool), Writer)>,
     done: Vec<Packet>,
 }
 
@@ -48,36 +48,32 @@ impl Hints {
         self.on
     }
 
-    /// Tells of `name` in the folder `dir`, or of that itself where the name is empty. `st` is what it
-    /// leads to, nothing where it leads nowhere. `folder` is the folder's descriptor, if there is one.
-    pub fn tell(
-        &mut self,
-        s: &Session,
-        dir: &Node,
-        name: &[u8],
-        st: Option<&Statx>,
-        folder: Option<BorrowedFd<'_>>,
-    ) {
+    /// Tells of `name` in a folder, or of that itself where the name is empty. `st` is what it leads to,
+    /// nothing where it leads nowhere.
+    pub fn tell(&mut self, s: &Session, folder: &Folder<'_>, name: &[u8], st: Option<&Statx>) {
         if !self.on {
             return;
         }
-        let path = s.export.devices().path(dir.id.device, dir.id.inode);
-        let list = st.zip(folder).and_then(|_| list(folder?, name));
+        let list = st.zip(folder.fd).and_then(|(_, fd)| list(fd, name));
         let node = st.map(|st| {
             let (valid, qid, attributes) = attr::all(s, st);
             let xattrs = list.as_deref().map(Xattrs::from_bytes);
-            Told { valid, qid, attributes, watched: false, xattrs }
+            let watched = folder.watched && (name.is_empty() || folder.reports(st));
+            Told { valid, qid, attributes, watched, xattrs }
         });
-        self.push(path, &Entry { name, node });
+        if folder.watched {
+            s.workers.watches.tell(s.owner, folder.path, name);
+        }
+        self.push((folder.path, folder.watched), &Entry { name, node });
     }
 
-    fn push(&mut self, dir: u64, entry: &Entry<'_>) {
+    fn push(&mut self, dir: (u64, bool), entry: &Entry<'_>) {
         let other = self.writer.take_if(|(of, writer)| {
             *of != dir || writer.len() + Writer::most(entry.name.len()) > self.most
         });
         self.done.extend(other.map(|(_, writer)| writer.finish()));
         // Its tag is filled in when it is sent.
-        let new = || (dir, Writer::new(Tag::NONE, dir, false));
+        let new = || (dir, Writer::new(Tag::NONE, dir.0, dir.1));
         let (_, writer) = self.writer.get_or_insert_with(new);
         if writer.len() + Writer::most(entry.name.len()) <= self.most {
             writer.push(entry);
@@ -108,10 +104,62 @@ fn list(folder: BorrowedFd<'_>, name: &[u8]) -> Option<Bytes> {
     xattrs_of_list(&to[..length])
 }
 
+/// A folder that is told of.
+#[derive(Clone, Copy, Debug)]
+pub struct Folder<'a> {
+    /// Its qid's path.
+    path: u64,
+    /// The mount that it is on.
+    mount: u64,
+    /// A descriptor of it, if there is one.
+    fd: Option<BorrowedFd<'a>>,
+    /// It has been watched since before what is told of it was looked at.
+    watched: bool,
+}
+
+impl<'a> Folder<'a> {
+    /// A folder whose entries have yet to be looked at: it is watched from here on, if it can be.
+    pub fn before(s: &Session, node: &Node, fd: Option<BorrowedFd<'a>>) -> Folder<'a> {
+        let folder = Folder::after(s, node, fd);
+        let watched = folder.watched || folder.watch(s, node);
+        Folder { watched, ..folder }
+    }
+
+    /// A folder of which something has been looked at already: that is watched if the folder was.
+    pub fn after(s: &Session, node: &Node, fd: Option<BorrowedFd<'a>>) -> Folder<'a> {
+        let path = s.export.devices().path(node.id.device, node.id.inode);
+        let watched = s.workers.watches.is_watched(s.owner, path);
+        Folder { path, mount: node.id.mount, fd, watched }
+    }
+
+    /// Watches it for the next time. What was told of `name` without a watch is taken back as well if it
+    /// changes from now on.
+    pub fn watch_from_here(&self, s: &Session, node: &Node, name: &[u8]) {
+        if self.watch(s, node) {
+            s.workers.watches.tell(s.owner, self.path, name);
+        }
+    }
+
+    /// Watches it. Not on file systems that others change without this kernel.
+    fn watch(&self, s: &Session, node: &Node) -> bool {
+        let disk = s.export.disks().root(node.id.device);
+        let ours = disk.is_some_and(|disk| disk.has_attributes());
+        let fd = self.fd.filter(|_| ours);
+        fd.is_some_and(|fd| s.workers.watches.watch(s.owner, self.path, fd))
+    }
+
+    /// Whether a watch of the folder reports what happens to such an entry.
+    fn reports(&self, st: &Statx) -> bool {
+        let kind = FileType::from_raw_mode(st.stx_mode.into());
+        kind != FileType::Directory && st.stx_nlink == 1 && st.stx_mnt_id == self.mount
+    }
+}
+
 /// Tells of a folder's own attributes.
 pub fn tell_folder(s: &Session, hints: &mut Hints, node: &Arc<Node>, st: &Statx) {
     if hints.are_on() {
         let handle = s.tree.handle(node).ok();
-        hints.tell(s, node, b"", Some(st), handle.as_ref().map(|fd| fd.as_fd()));
+        let folder = Folder::after(s, node, handle.as_ref().map(|fd| fd.as_fd()));
+        hints.tell(s, &folder, b"", Some(st));
     }
 }

@@ -42,6 +42,7 @@ mod session;
 mod spot;
 mod tree;
 mod walk;
+pub mod watch;
 mod workers;
 mod xattr;
 mod xattr_at;

@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use transport::id::{Msize, Tag};
@@ -26,6 +26,7 @@ use super::lock::{Locks, Owners};
 use super::node::lock;
 use super::spot::{self, Spot};
 use super::tree::Tree;
+use super::watch::Owner;
 use super::workers::{Job, Workers};
 use super::xattr;
 
@@ -52,6 +53,9 @@ pub enum SessionError {
     Closed,
 }
 
+/// Numbers sessions.
+static OWNERS: AtomicU64 = AtomicU64::new(0);
+
 /// The server's side of one 9P conversation.
 pub struct Session {
     pub(super) export: Arc<Export>,
@@ -62,7 +66,9 @@ pub struct Session {
     replies: Arc<dyn Replies>,
     max_msize: Msize,
     /// Whether the client takes hints.
-    hinting: bool,
+    pub(super) hinting: bool,
+    /// Whose the watches are.
+    pub(super) owner: Owner,
     /// The agreed msize; 0 before.
     msize: AtomicU32,
     requests: InFlight,
@@ -123,6 +129,7 @@ impl Session {
             replies,
             max_msize,
             hinting,
+            owner: OWNERS.fetch_add(1, Ordering::Relaxed),
             msize: AtomicU32::new(0),
             requests: InFlight::default(),
             lane: Mutex::default(),
@@ -204,10 +211,16 @@ impl Session {
         if self.closed.swap(true, Ordering::AcqRel) {
             return;
         }
+        self.workers.watches.end(self.owner);
         self.requests.close();
         self.forget_cancelled();
         let (fids, owners) = (self.fids.drain(true), self.locks.take_owners());
         self.workers.push(Job::Retire(self.clone(), fids, owners));
+    }
+
+    /// Who is to hear of what its hints said and is true no longer.
+    pub fn owner(&self) -> Owner {
+        self.owner
     }
 
     /// The most bytes of payload in one message.

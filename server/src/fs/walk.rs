@@ -14,7 +14,7 @@ use transport::ninep::message::Qids;
 
 use super::errno::{Errno, Result};
 use super::fid::{Fid, Role};
-use super::hints::{self, Hints};
+use super::hints::{self, Folder, Hints};
 use super::node::{Name, Node, stat};
 use super::session::Session;
 use super::tree::Found;
@@ -94,9 +94,16 @@ fn walk_by(
     let mut node = fid.node();
     let mut qids = Qids::default();
     for (at, name) in names.iter().enumerate() {
+        let handle = node.cached().filter(|_| hints.are_on() && *name != b"..");
+        let folder = handle.as_ref().map(|fd| Folder::after(s, &node, Some(fd.as_fd())));
         let found = step(&node, name)?;
-        if hints.are_on() && *name != b".." {
-            tell(s, hints, &node, name, &found);
+        if let Some(folder) = folder {
+            match &found {
+                Ok(found) => hints.tell(s, &folder, name, Some(&found.st)),
+                Err(Errno::NOENT) => hints.tell(s, &folder, name, None),
+                Err(_) => {}
+            }
+            folder.watch_from_here(s, &node, name);
         }
         match found {
             Ok(found) => {
@@ -108,17 +115,6 @@ fn walk_by(
         }
     }
     Some(arrive(s, fid, (number, newfid), node, qids))
-}
-
-/// Tells what a step has found.
-fn tell(s: &Session, hints: &mut Hints, dir: &Arc<Node>, name: &[u8], found: &Result<Found>) {
-    let handle = dir.cached();
-    let handle = handle.as_ref().map(|fd| fd.as_fd());
-    match found {
-        Ok(found) => hints.tell(s, dir, name, Some(&found.st), handle),
-        Err(Errno::NOENT) => hints.tell(s, dir, name, None, handle),
-        Err(_) => {}
-    }
 }
 
 /// Makes the fid at a walk's end.

@@ -19,6 +19,7 @@ use super::lock::{Owners, Waiting};
 use super::node::lock;
 use super::session::Session;
 use super::spot::Turn;
+use super::watch::Watches;
 
 /// How long an idle thread stays.
 const IDLE: Duration = Duration::from_secs(10);
@@ -39,6 +40,7 @@ pub struct Workers {
     pub(super) nodes: Arc<Budget>,
     pub(super) buffers: Buffers,
     pub(super) waiting: Arc<Waiting>,
+    pub(super) watches: Watches,
 }
 
 /// Something to do on a thread that may wait for a disk.
@@ -85,6 +87,7 @@ impl Workers {
             nodes: Budget::new(limits.nodes),
             buffers: Buffers::default(),
             waiting: Arc::default(),
+            watches: Watches::default(),
         })
     }
 
@@ -102,6 +105,11 @@ impl Workers {
     /// writes itself in one, it hands the rest to the workers.
     pub fn turn(&self) {
         self.turn.begin();
+    }
+
+    /// The watches behind hints.
+    pub fn watches(&self) -> &Watches {
+        &self.watches
     }
 
     /// How much has been handed to the threads so far.

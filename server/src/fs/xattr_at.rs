@@ -162,7 +162,7 @@ pub fn list(dir: BorrowedFd<'_>, entry: &CStr, to: &mut [u8]) -> Result<usize> {
 }
 
 /// Gives this thread a working folder of its own, once.
-fn own_folder() -> bool {
+pub(super) fn own_folder() -> bool {
     OWN_FOLDER.with(|own| match own.get() {
         Some(own) => own,
         None => {

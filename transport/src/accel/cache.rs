@@ -85,7 +85,9 @@ pub struct Cache {
     budget: Arc<Budget>,
     names: BTreeMap<u64, Names>,
     nodes: BTreeMap<u64, Known>,
-    /// Those of the nodes that have other names too: one that is not known may lead to them.
+    /// How many of the names lead to each node.
+    leads: BTreeMap<u64, u32>,
+    /// Those of the nodes that may have names which are not known.
     linked: BTreeSet<u64>,
     /// Names and nodes.
     count: usize,
@@ -109,6 +111,7 @@ impl Cache {
             budget,
             names: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            leads: BTreeMap::new(),
             linked: BTreeSet::new(),
             count: 0,
             heard: Duration::ZERO,
@@ -208,16 +211,36 @@ impl Cache {
     }
 
     fn put_name(&mut self, dir: u64, name: &[u8], child: Child) {
-        let sent = child.age.since;
+        let (sent, to) = (child.age.since, child.qid);
         if let Some(there) = self.names.get_mut(&dir).and_then(|names| names.get_mut(name)) {
-            *there = child;
+            let before = core::mem::replace(there, child);
+            self.leads_no_more(before.qid);
         } else if self.room(sent) {
             self.names.entry(dir).or_default().insert(name.into(), child);
+        } else {
+            return;
+        }
+        if let Some(qid) = to {
+            *self.leads.entry(qid.path).or_default() += 1;
+        }
+    }
+
+    /// A name that led to a node is known no more.
+    fn leads_no_more(&mut self, to: Option<Qid>) {
+        let Some(Qid { path, .. }) = to else { return };
+        let Some(count) = self.leads.get_mut(&path) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.leads.remove(&path);
+            if self.nodes.contains_key(&path) {
+                self.linked.insert(path);
+            }
         }
     }
 
     fn put_node(&mut self, path: u64, known: Known) {
-        let linked = known.stat.qid.kind != QidKind::DIR && known.stat.attributes.nlink > 1;
+        let several = known.stat.qid.kind != QidKind::DIR && known.stat.attributes.nlink > 1;
+        let linked = several || !self.leads.contains_key(&path);
         if let Some(there) = self.nodes.get_mut(&path) {
             *there = known;
         } else if self.room(known.age.since) {
@@ -255,11 +278,17 @@ impl Cache {
             (core::mem::take(&mut self.names), core::mem::take(&mut self.nodes));
         let before = self.count;
         nodes.retain(|_, known| self.is_good(now, known.age));
-        self.linked.retain(|path| nodes.contains_key(path));
         names.retain(|_, names| {
             names.retain(|_, child| self.is_good(now, child.age));
             !names.is_empty()
         });
+        self.leads.clear();
+        for qid in names.values().flat_map(BTreeMap::values).filter_map(|child| child.qid) {
+            *self.leads.entry(qid.path).or_default() += 1;
+        }
+        let leads = &self.leads;
+        self.linked.retain(|path| nodes.contains_key(path));
+        self.linked.extend(nodes.keys().filter(|path| !leads.contains_key(path)));
         self.count = nodes.len() + names.values().map(BTreeMap::len).sum::<usize>();
         (self.names, self.nodes) = (names, nodes);
         self.budget.give(before - self.count);
@@ -275,18 +304,28 @@ impl Cache {
         }
     }
 
-    /// A name of a folder is made, taken away or led to another node; and with it the folder changes, and
-    /// the node that it led to.
+    /// A name of a folder is made, and with it the folder changes. Where there was one already, its node
+    /// does.
+    pub fn make_name(&mut self, dir: u64, name: &[u8]) {
+        self.change_node(dir);
+        if let Some(Child { qid: Some(qid), .. }) = self.take_name(dir, name) {
+            self.change_node(qid.path);
+        }
+    }
+
+    /// A name of a folder is taken away, or led to another node; and with it the folder changes, and the
+    /// node that it led to.
     pub fn change_name(&mut self, dir: u64, name: &[u8]) {
         self.change_node(dir);
         match self.take_name(dir, name) {
             Some(Child { qid: Some(qid), .. }) => self.change_node(qid.path),
             Some(Child { qid: None, .. }) => {}
-            // It may have led to any node that has another name.
+            // It may have led to any node that has another name, or one that is on its way.
             None => {
                 for path in core::mem::take(&mut self.linked) {
                     self.change_node(path);
                 }
+                self.floor = self.tick;
             }
         }
     }
@@ -298,6 +337,7 @@ impl Cache {
             self.names.remove(&dir);
         }
         self.forget_some(1);
+        self.leads_no_more(child.qid);
         Some(child)
     }
 
@@ -306,6 +346,7 @@ impl Cache {
         self.change_node(dir);
         for child in self.names.remove(&dir).unwrap_or_default().into_values() {
             self.forget_some(1);
+            self.leads_no_more(child.qid);
             if let Some(qid) = child.qid {
                 self.change_node(qid.path);
             }
@@ -319,6 +360,7 @@ impl Cache {
         self.changed.clear();
         self.names.clear();
         self.nodes.clear();
+        self.leads.clear();
         self.linked.clear();
         self.forget_some(self.count);
     }
@@ -455,6 +497,24 @@ mod tests {
         cache.change_name(2, b"elsewhere");
         assert!(cache.stat(SECOND, 7).is_none());
         assert!(cache.stat(SECOND, 8).is_some());
+    }
+
+    #[test]
+    fn a_node_without_a_known_name_goes_with_any_name_that_is_not_known() {
+        let mut cache = cache();
+        one(&mut cache, SECOND, true);
+        cache.make_name(DIR, b"new");
+        assert!(cache.stat(SECOND, 7).is_some(), "what is made takes nothing away");
+        let attributes = Attributes { mode: 0o100_644, nlink: 1, ..Default::default() };
+        let asked = cache.tick();
+        cache.learn_stat(SECOND, asked, 8, Stat { valid: 0x7ff, qid: qid(8), attributes });
+        cache.change_name(DIR, b"a");
+        assert!(cache.stat(SECOND, 8).is_some() && cache.stat(SECOND, 7).is_none());
+        cache.change_name(DIR, b"unknown");
+        assert!(cache.stat(SECOND, 8).is_none());
+        // Attributes that were on their way may be of what that name led to.
+        cache.learn_stat(SECOND, asked, 8, Stat { valid: 0x7ff, qid: qid(8), attributes });
+        assert!(cache.stat(SECOND, 8).is_none());
     }
 
     #[test]

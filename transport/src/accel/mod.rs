@@ -54,7 +54,7 @@ impl Accel {
         self.ahead.change_node(path);
     }
 
-    /// A name of the folder `dir` is made, taken away or led to another node. No file's contents change.
+    /// A name of the folder `dir` is taken away or led to another node. No file's contents change.
     pub fn change_name(&mut self, dir: u64, name: &[u8]) {
         self.cache.change_name(dir, name);
     }

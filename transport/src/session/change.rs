@@ -18,8 +18,10 @@ pub(super) enum Change {
     Nothing,
     /// A node.
     Node(u64),
-    /// Names, the folders that they are in, and a node.
-    Names(Box<([Option<Name>; 2], Option<u64>)>),
+    /// A name is made in a folder; perhaps it is another one of a node.
+    Make(Box<Name>, Option<u64>),
+    /// Names are taken away, or led to other nodes.
+    Names(Box<[Option<Name>; 2]>),
     /// Anything.
     All,
 }
@@ -28,13 +30,11 @@ impl Change {
     /// What `message` may change.
     pub(super) fn of(message: &Tmessage<'_>, fids: &Fids) -> Change {
         let node = |fid: Fid| fids.path(fid).map_or(Change::All, Change::Node);
-        let name = |dir: Fid, name: &[u8]| Some((fids.path(dir)?, Box::from(name)));
-        let names = |names: [Option<Option<Name>>; 2], node: Option<u64>| {
-            // A folder that is not known may be any.
-            if names.iter().any(|name| matches!(name, Some(None))) {
-                return Change::All;
-            }
-            Change::Names(Box::new((names.map(Option::flatten), node)))
+        let name = |dir: Fid, name: &[u8]| Some((fids.path(dir)?, Box::<[u8]>::from(name)));
+        // A folder that is not known may be any.
+        let make = |name: Option<Name>, node| match name {
+            Some(name) => Change::Make(Box::new(name), node),
+            None => Change::All,
         };
         match *message {
             Tmessage::Tlopen { fid, flags } if flags & open::TRUNC != 0 => node(fid),
@@ -45,16 +45,20 @@ impl Change {
             Tmessage::Tlcreate { fid: dir, name: of, .. }
             | Tmessage::Tsymlink { dfid: dir, name: of, .. }
             | Tmessage::Tmknod { dfid: dir, name: of, .. }
-            | Tmessage::Tmkdir { dfid: dir, name: of, .. }
-            | Tmessage::Tunlinkat { dirfid: dir, name: of, .. } => {
-                names([Some(name(dir, of)), None], None)
-            }
+            | Tmessage::Tmkdir { dfid: dir, name: of, .. } => make(name(dir, of), None),
             Tmessage::Tlink { dfid, fid, name: of } => match fids.path(fid) {
-                Some(node) => names([Some(name(dfid, of)), None], Some(node)),
+                Some(node) => make(name(dfid, of), Some(node)),
+                None => Change::All,
+            },
+            Tmessage::Tunlinkat { dirfid, name: of, .. } => match name(dirfid, of) {
+                Some(name) => Change::Names(Box::new([Some(name), None])),
                 None => Change::All,
             },
             Tmessage::Trenameat { olddirfid, oldname, newdirfid, newname } => {
-                names([Some(name(olddirfid, oldname)), Some(name(newdirfid, newname))], None)
+                match (name(olddirfid, oldname), name(newdirfid, newname)) {
+                    (Some(old), Some(new)) => Change::Names(Box::new([Some(old), Some(new)])),
+                    _ => Change::All,
+                }
             }
             // The name that it had is not said.
             Tmessage::Trename { .. } | Tmessage::Tremove { .. } => Change::All,
@@ -67,11 +71,16 @@ impl Change {
         match self {
             Change::Nothing => {}
             Change::Node(path) => accel.change_node(*path),
+            Change::Make(name, node) => {
+                accel.cache.make_name(name.0, &name.1);
+                if let Some(path) = node {
+                    accel.change_node(*path);
+                }
+            }
             Change::Names(names) => {
-                for (dir, name) in names.0.iter().flatten() {
+                for (dir, name) in names.iter().flatten() {
                     accel.change_name(*dir, name);
                 }
-                names.1.into_iter().for_each(|path| accel.change_node(path));
             }
             Change::All => accel.change_all(),
         }

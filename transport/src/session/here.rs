@@ -321,22 +321,30 @@ impl Session {
         accel.cache.heard(pending.sent);
         // Before the change is taken out again, which would take out what is learned: nothing else may
         // have changed the folder meanwhile.
-        let made = match (&pending.change, reply) {
-            (
-                Change::Names(names),
-                Rmessage::Rlcreate { qid, .. }
-                | Rmessage::Rmkdir { qid }
-                | Rmessage::Rsymlink { qid }
-                | Rmessage::Rmknod { qid },
-            ) => names.0[0]
-                .as_ref()
-                .filter(|(dir, _)| accel.cache.may_learn(*dir, pending.asked))
-                .zip(Some(*qid)),
+        let made = match reply {
+            Rmessage::Rlcreate { qid, .. }
+            | Rmessage::Rmkdir { qid }
+            | Rmessage::Rsymlink { qid }
+            | Rmessage::Rmknod { qid } => Some(*qid),
+            _ => None,
+        };
+        let name = match &pending.change {
+            Change::Make(name, None) => {
+                Some(name).filter(|name| accel.cache.may_learn(name.0, pending.asked))
+            }
             _ => None,
         };
         pending.change.apply(accel);
-        if let Some(((dir, name), qid)) = made.filter(|_| self.hinted) {
-            accel.cache.learn_name(pending.sent, *dir, name, qid);
+        if matches!(reply, Rmessage::Rlerror { errno: ESTALE }) {
+            // The other qube has changed something that is believed here. The kernel looks again, once.
+            accel.change_all();
+        }
+        if let Some(qid) = made {
+            // What was known by the same inode number is of a node that is no more.
+            accel.change_node(qid.path);
+        }
+        if let (Some(qid), Some(name), true) = (made, name, self.hinted) {
+            accel.cache.learn_name(pending.sent, name.0, &name.1, qid);
         }
         // Without hints a server's qids may not be unique.
         let (&Rmessage::Rgetattr { valid, qid, attributes }, Some(path)) = (reply, pending.node)

@@ -1,0 +1,270 @@
+//! Watching folders: hints that were given are taken back when something changes what they said.
+//!
+//! A folder is watched by inotify(7) before anything in it is told as watched. Each watch remembers what has
+//! been told since it was last taken back, so that only that is taken back: a file that is written a
+//! thousand times after it was told of is one message. What the kernel does not report to a folder's watch is
+//! never told as watched: files with other names, other folders' attributes, file systems that others
+//! change too. Changes through a shared mapping are reported by nobody; the client end has a time for those.
+//!
+//! The sandbox has no /proc to name a descriptor by, so a thread with a working folder of its own goes into
+//! the folder and watches `.`.
+//!
+//! Order: [`Watches::drain`] is called by the thread that takes requests in, before it sends replies. What
+//! changed before a request came is then taken back before that request's reply.
+//!
+//! Concurrency: one lock, held for no system call but those of inotify, which do not wait.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::{Mutex, OnceLock};
+
+use rustix::fs::inotify::{CreateFlags, ReadFlags, Reader, WatchFlags};
+use rustix::process::{chdir, fchdir};
+use transport::accel::hint::{MAX_FORGET, forget};
+use transport::id::Msize;
+use transport::ninep::Packet;
+
+use super::errno::Errno;
+use super::node::lock;
+use super::xattr_at::own_folder;
+
+/// Folders watched at a time. The kernel allows a user 8,192 of them on a small machine.
+const MOST: usize = 4096;
+/// Names of a folder that are remembered as told; with more, any may have been.
+const TOLD: usize = 8192;
+/// Events' bytes taken at a time.
+const EVENTS: usize = 16 << 10;
+/// Times that events are taken in one go: a client is not to wait for a folder that never comes to rest.
+const ROUNDS: usize = 64;
+
+/// What every session's messages may have: the least msize.
+const SMALLEST: usize = Msize::MIN.bytes() as usize;
+
+/// Whose hints they are.
+pub type Owner = u64;
+
+/// The watches of a process.
+#[derive(Debug, Default)]
+pub struct Watches {
+    /// inotify's descriptor, if there is one to be had.
+    fd: OnceLock<Option<OwnedFd>>,
+    state: Mutex<State>,
+    hasher: RandomState,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    by_wd: HashMap<i32, Watch>,
+    /// The watch of an owner's folder, which it knows by its path.
+    by_path: HashMap<(Owner, u64), i32>,
+    clock: u64,
+    /// What was taken back because a watch ended.
+    pending: Vec<(Owner, u64)>,
+}
+
+#[derive(Debug, Default)]
+struct Watch {
+    owners: Vec<Told>,
+    used: u64,
+}
+
+/// What has been told of a folder to one owner.
+#[derive(Debug)]
+struct Told {
+    owner: Owner,
+    path: u64,
+    names: HashSet<u64>,
+    /// Any name may have been.
+    any: bool,
+}
+
+/// What is to be sent to an owner: an `Rforget`.
+pub type Forgotten = (Owner, Packet);
+
+impl Watches {
+    /// The descriptor that is readable when something has changed; `None` before there is a watch.
+    pub fn fd(&self) -> Option<&OwnedFd> {
+        self.fd.get()?.as_ref()
+    }
+
+    fn open(&self) -> Option<&OwnedFd> {
+        let flags = CreateFlags::CLOEXEC | CreateFlags::NONBLOCK;
+        self.fd.get_or_init(|| rustix::fs::inotify::init(flags).ok()).as_ref()
+    }
+
+    /// Whether `owner`'s folder `path` is being watched.
+    pub fn is_watched(&self, owner: Owner, path: u64) -> bool {
+        lock(&self.state).by_path.contains_key(&(owner, path))
+    }
+
+    /// Watches the folder `dir`, which `owner` knows by `path`; says whether it is watched now. What is looked
+    /// at from then on may be told as watched.
+    pub fn watch(&self, owner: Owner, path: u64, dir: BorrowedFd<'_>) -> bool {
+        let mut state = lock(&self.state);
+        state.clock += 1;
+        let clock = state.clock;
+        if let Some(wd) = state.by_path.get(&(owner, path)).copied() {
+            if let Some(watch) = state.by_wd.get_mut(&wd) {
+                watch.used = clock;
+            }
+            return true;
+        }
+        let Some(fd) = self.open() else { return false };
+        if state.by_wd.len() >= MOST {
+            state.evict(fd);
+        }
+        let Ok(wd) = add(fd, dir) else { return false };
+        let watch = state.by_wd.entry(wd).or_default();
+        watch.used = clock;
+        let told = Told { owner, path, names: HashSet::new(), any: false };
+        // Reached by another path it would be another folder of the same owner's.
+        watch.owners.retain(|told| told.owner != owner);
+        watch.owners.push(told);
+        state.by_path.retain(|(of, _), at| *of != owner || *at != wd);
+        state.by_path.insert((owner, path), wd);
+        true
+    }
+
+    /// `name` of the folder is about to be told as watched; the folder itself where it is empty.
+    pub fn tell(&self, owner: Owner, path: u64, name: &[u8]) {
+        let hash = self.hasher.hash_one(name);
+        let mut state = lock(&self.state);
+        let State { by_wd, by_path, .. } = &mut *state;
+        let watch = by_path.get(&(owner, path)).and_then(|wd| by_wd.get_mut(wd));
+        let told = watch.and_then(|watch| watch.owners.iter_mut().find(|told| told.owner == owner));
+        if let Some(told) = told {
+            if told.names.len() < TOLD {
+                told.names.insert(hash);
+            } else {
+                told.any = true;
+            }
+        }
+    }
+
+    /// Forgets an owner.
+    pub fn end(&self, owner: Owner) {
+        let mut state = lock(&self.state);
+        state.by_path.retain(|(of, _), _| *of != owner);
+        let Some(fd) = self.fd() else { return };
+        state.by_wd.retain(|wd, watch| {
+            watch.owners.retain(|told| told.owner != owner);
+            if watch.owners.is_empty() {
+                let _ = rustix::fs::inotify::remove_watch(fd, *wd);
+            }
+            !watch.owners.is_empty()
+        });
+    }
+
+    /// Takes what has changed: what is to be sent to whom.
+    pub fn drain(&self) -> Vec<Forgotten> {
+        let Some(fd) = self.fd() else { return Vec::new() };
+        let mut buffer = [MaybeUninit::uninit(); EVENTS];
+        let mut reader = Reader::new(fd, &mut buffer);
+        let mut state = lock(&self.state);
+        let mut records: BTreeSet<(Owner, u64, Vec<u8>)> = BTreeSet::new();
+        let ended = std::mem::take(&mut state.pending);
+        records.extend(ended.into_iter().map(|(owner, path)| (owner, path, Vec::new())));
+        let mut overflow = false;
+        let mut events = 0;
+        while events < ROUNDS * EVENTS / 16 {
+            let Ok(event) = reader.next() else { break };
+            events += 1;
+            overflow |= event.events().contains(ReadFlags::QUEUE_OVERFLOW);
+            let name = event.file_name().map_or(&b""[..], |name| name.to_bytes());
+            let gone = event.events().contains(ReadFlags::IGNORED);
+            self.happened(&mut state, event.wd(), name, gone, &mut records);
+        }
+        if overflow {
+            let owners: BTreeSet<Owner> = state.by_path.keys().map(|(owner, _)| *owner).collect();
+            state.by_wd.values_mut().flat_map(|watch| &mut watch.owners).for_each(|told| {
+                told.names.clear();
+                told.any = false;
+            });
+            return owners.into_iter().map(|owner| (owner, forget([]))).collect();
+        }
+        messages(&records)
+    }
+
+    fn happened(
+        &self,
+        state: &mut State,
+        wd: i32,
+        name: &[u8],
+        gone: bool,
+        records: &mut BTreeSet<(Owner, u64, Vec<u8>)>,
+    ) {
+        let Some(watch) = state.by_wd.get_mut(&wd) else { return };
+        let (hash, own) = (self.hasher.hash_one(name), self.hasher.hash_one(&b""[..]));
+        for told in &mut watch.owners {
+            // What happens in a folder changes its own attributes too.
+            let itself = told.names.remove(&own);
+            if told.names.remove(&hash) || itself || told.any || name.is_empty() {
+                records.insert((told.owner, told.path, name.to_vec()));
+            }
+            if name.is_empty() {
+                told.names.clear();
+                told.any = false;
+            }
+        }
+        if gone {
+            let watch = state.by_wd.remove(&wd).unwrap_or_default();
+            for told in watch.owners {
+                state.by_path.remove(&(told.owner, told.path));
+            }
+        }
+    }
+}
+
+impl State {
+    /// Ends the watch that was used longest ago.
+    fn evict(&mut self, fd: &OwnedFd) {
+        let oldest = self.by_wd.iter().min_by_key(|(_, watch)| watch.used).map(|(wd, _)| *wd);
+        let Some(wd) = oldest else { return };
+        let _ = rustix::fs::inotify::remove_watch(fd, wd);
+        for told in self.by_wd.remove(&wd).unwrap_or_default().owners {
+            self.by_path.remove(&(told.owner, told.path));
+            self.pending.push((told.owner, told.path));
+        }
+    }
+}
+
+/// Adds a watch, or finds the one that there is.
+fn add(fd: &OwnedFd, dir: BorrowedFd<'_>) -> Result<i32, Errno> {
+    let what = WatchFlags::ATTRIB
+        | WatchFlags::MODIFY
+        | WatchFlags::CREATE
+        | WatchFlags::DELETE
+        | WatchFlags::MOVED_FROM
+        | WatchFlags::MOVED_TO
+        | WatchFlags::DELETE_SELF
+        | WatchFlags::MOVE_SELF
+        | WatchFlags::ONLYDIR
+        | WatchFlags::DONT_FOLLOW;
+    if !own_folder() {
+        return Err(Errno::OPNOTSUPP);
+    }
+    fchdir(dir)?;
+    let added = rustix::fs::inotify::add_watch(fd, c".", what);
+    // A folder that is somebody's working folder cannot be unmounted.
+    chdir(c"/")?;
+    added
+}
+
+/// As messages. Where one would be too long, everything is taken back.
+fn messages(records: &BTreeSet<(Owner, u64, Vec<u8>)>) -> Vec<Forgotten> {
+    let mut all: Vec<Forgotten> = Vec::new();
+    let owners: BTreeSet<Owner> = records.iter().map(|(owner, ..)| *owner).collect();
+    for owner in owners {
+        let own = || records.iter().filter(|record| record.0 == owner);
+        let bytes: usize = own().map(|(.., name)| 10 + name.len()).sum();
+        let packet = if bytes + 7 > MAX_FORGET.min(SMALLEST) {
+            forget([])
+        } else {
+            forget(own().map(|(_, path, name)| (*path, &name[..])))
+        };
+        all.push((owner, packet));
+    }
+    all
+}
