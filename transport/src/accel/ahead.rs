@@ -257,11 +257,14 @@ impl Ahead {
         }
         let Some(run) = self.run(wanted.fid, at) else { return Read::Forward };
         if run.covers(&wanted) {
-            if let Some(answer) = run.take(&wanted) {
-                self.go_on(wanted.fid, at);
-                return Read::Answer(answer);
+            // Behind those that wait: what is taken takes what lies before it along.
+            if run.waiting.is_empty() {
+                if let Some(answer) = run.take(&wanted) {
+                    self.go_on(wanted.fid, at);
+                    return Read::Answer(answer);
+                }
+                run.window *= 2;
             }
-            run.window *= 2;
             run.waiting.push_back(wanted);
             self.waiting.insert(wanted.tag);
             self.go_on(wanted.fid, at);
@@ -341,9 +344,13 @@ impl Ahead {
         }
         block.data = data;
         while let Some(wanted) = run.waiting.front().copied() {
-            let Some(answer) = run.take(&wanted) else { break };
+            let done = match run.take(&wanted) {
+                Some(answer) => Done::Answer(wanted.tag, answer),
+                None if run.covers(&wanted) => break,
+                None => Done::Forward(wanted),
+            };
             run.waiting.pop_front();
-            self.done.push_back(Done::Answer(wanted.tag, answer));
+            self.done.push_back(done);
         }
     }
 
@@ -488,6 +495,9 @@ impl Run {
 
     /// The answer to a request, if all of it is here. What lies before its end is forgotten.
     fn take(&mut self, wanted: &Wanted) -> Option<Vec<Bytes>> {
+        if !self.covers(wanted) {
+            return None;
+        }
         let end = wanted.end();
         let of_it = |block: &&Block| block.offset < end && wanted.offset < block.end();
         if self.blocks.iter().filter(of_it).any(|block| block.data.is_none()) {

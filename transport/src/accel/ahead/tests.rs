@@ -293,6 +293,55 @@ fn a_read_that_is_given_up_is_not_answered() {
     assert_eq!(server.ahead.poll_done(), None);
 }
 
+impl Server {
+    /// Reads several pieces that follow each other, all asked for at once.
+    fn read_at_once(&mut self, offset: u64, count: u32, pieces: u16) {
+        let mut waiting = BTreeMap::new();
+        for n in 0..pieces {
+            let offset = offset + u64::from(n) * u64::from(count);
+            let wanted = Wanted { tag: Tag(n), ..Server::wanted(offset, count) };
+            match self.ahead.read(self.now, wanted, Some(5), None, PAYLOAD) {
+                Read::Answer(data) => assert!(data.concat() == self.content(offset, count), "{n}"),
+                Read::Forward => self.forwarded += 1,
+                Read::Wait => drop(waiting.insert(Tag(n), wanted)),
+            }
+        }
+        while !waiting.is_empty() {
+            match self.ahead.poll_done() {
+                Some(Done::Answer(tag, data)) => {
+                    let wanted = waiting.remove(&tag).expect("answered once");
+                    assert!(data.concat() == self.content(wanted.offset, count), "{tag:?} late");
+                }
+                Some(Done::Forward(wanted)) => {
+                    assert_eq!(waiting.remove(&wanted.tag), Some(wanted));
+                    self.forwarded += 1;
+                }
+                None => {
+                    self.ask();
+                    // Whichever comes first.
+                    if self.asked.len() > 1 {
+                        self.asked.rotate_left(1);
+                    }
+                    assert!(self.answer(), "{waiting:?} wait for nothing");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn reads_that_were_sent_together_wait_for_each_other() {
+    let mut server = Server::new(8 << 20);
+    let count = 64 * KIB as u32;
+    for step in 0..16 {
+        server.read_at_once(step * 8 * u64::from(count), count, 8);
+        if step == 0 {
+            while server.answer() {}
+        }
+    }
+    assert!(server.forwarded <= 8, "{}", server.forwarded);
+}
+
 proptest! {
     /// Whatever is read in whatever order, the answers are the file's bytes, and every read is answered.
     #[test]
@@ -318,9 +367,14 @@ proptest! {
                 2 => server.ahead.end(Fid(1)),
                 _ => {}
             }
-            let got = server.read(at, count);
-            prop_assert!(got == server.content(at, count), "at {at}, {count}");
-            at += u64::from(count);
+            if event % 3 == 0 {
+                server.read_at_once(at, count, 4);
+                at += 4 * u64::from(count);
+            } else {
+                let got = server.read(at, count);
+                prop_assert!(got == server.content(at, count), "at {at}, {count}");
+                at += u64::from(count);
+            }
             for _ in 0..answers {
                 server.answer();
             }
