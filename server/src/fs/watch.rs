@@ -119,10 +119,14 @@ impl Watches {
         let watch = state.by_wd.entry(wd).or_default();
         watch.used = clock;
         let told = Told { owner, path, names: HashSet::new(), any: false };
-        // Reached by another path it would be another folder of the same owner's.
-        watch.owners.retain(|told| told.owner != owner);
+        // The same folder by another path: it has one watch.
+        let other = watch.owners.iter().position(|told| told.owner == owner);
+        let other = other.map(|at| watch.owners.swap_remove(at).path);
         watch.owners.push(told);
-        state.by_path.retain(|(of, _), at| *of != owner || *at != wd);
+        if let Some(other) = other {
+            state.by_path.remove(&(owner, other));
+            state.pending.push((owner, other));
+        }
         state.by_path.insert((owner, path), wd);
         true
     }
