@@ -14,7 +14,7 @@ use crate::exit;
 const OTHERS: [&str; 5] = ["list", "watch", "unmount", "complete_servers", "daemon"];
 
 /// What only mounting has a use for.
-const MOUNTING: [&str; 15] = [
+const MOUNTING: [&str; 16] = [
     "server",
     "folder",
     "mountpoint",
@@ -30,6 +30,7 @@ const MOUNTING: [&str; 15] = [
     "via",
     "socket",
     "timeout",
+    "no_poll",
 ];
 
 /// Mount a folder of another qube.
@@ -83,7 +84,8 @@ pub struct Cli {
     /// `auto`, or a number of bytes, or one with K or M (binary) after it, from 4096 to 1M. What is
     /// used is the least of this, of what the kernel takes and of what the other qube takes;
     /// --list shows it. A power of two and 24 lets a read of that power travel as one message.
-    /// `auto` takes 524312, and less where memory is small.
+    /// `auto` takes 524312, and less where memory is small; for later mounts from the same qube what
+    /// fits the rate and the round trip that the channel has shown, from 65560 to 1048576.
     #[arg(long, value_name = "SIZE", default_value = "auto", hide_default_value = true)]
     pub msize: OsString,
 
@@ -164,6 +166,14 @@ pub struct Cli {
     #[arg(hide_short_help = true)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub timeout: u32,
+
+    /// Sleep at once when there is nothing to do
+    ///
+    /// Otherwise the channel's daemon looks for work for up to 50 microseconds before it sleeps,
+    /// where that pays: answers come sooner, for some more time of the processor. Counts for the
+    /// channel that this mount makes, not for one that is there.
+    #[arg(long, hide_short_help = true)]
+    pub no_poll: bool,
 
     /// Show the mounts and what they use
     ///

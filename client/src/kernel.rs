@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use transport::id::Msize;
 
@@ -42,6 +43,26 @@ pub fn auto_msize(memory: u64) -> Msize {
         _ => (128 << 10) + Msize::IO_HEADER,
     };
     Msize::new(bytes).expect("all three are in an msize's range")
+}
+
+/// The msize that `--msize auto` asks for on a channel that has carried something: `first` is what it
+/// would ask for on a new one, `memory` as in [`auto_msize`]; `rate` is the best rate seen, in bytes a
+/// second.
+///
+/// v9fs waits for each message as a whole. On a slow channel a large one makes a program wait for bytes that
+/// it may not want, so that none is to take more than 50 ms. On one that has more on its way than a message
+/// has, one of a whole MiB is worth its memory.
+pub fn tuned_msize(first: Msize, memory: u64, rate: u64, rtt: Duration) -> Msize {
+    const PLENTY: u64 = 4 << 30;
+    let of = |bytes: u32| Msize::new(bytes + Msize::IO_HEADER).unwrap_or(first).min(first);
+    let on_its_way = u128::from(rate) * rtt.as_micros() / 1_000_000;
+    match rate / 20 {
+        in_time if in_time < 128 << 10 => of(64 << 10),
+        in_time if in_time < 256 << 10 => of(128 << 10),
+        in_time if in_time < 512 << 10 => of(256 << 10),
+        _ if on_its_way > 512 << 10 && memory >= PLENTY => Msize::MAX,
+        _ => first,
+    }
 }
 
 /// The largest msize that this kernel takes over descriptors (`net/9p/trans_fd.c`: `MAX_SOCK_BUF`,
@@ -164,6 +185,26 @@ fn modprobe() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_channel_that_has_been_measured_gets_messages_that_fit_it() {
+        let first = auto_msize(8 << 30);
+        let tuned = |memory: u64, megabytes: u64, millis| {
+            tuned_msize(first, memory, megabytes * 1_000_000, Duration::from_millis(millis)).bytes()
+        };
+        assert_eq!(tuned(8 << 30, 900, 0), first.bytes());
+        assert_eq!(tuned(8 << 30, 900, 5), 1 << 20, "4.5 MB are on their way");
+        assert_eq!(tuned(2 << 30, 900, 5), first.bytes(), "not with little memory");
+        assert_eq!(tuned(8 << 30, 9, 5), (256 << 10) + 24);
+        assert_eq!(tuned(8 << 30, 3, 100), (128 << 10) + 24);
+        assert_eq!(tuned(8 << 30, 1, 1), (64 << 10) + 24);
+        let small = Msize::new(64 << 10).unwrap();
+        assert_eq!(
+            tuned_msize(small, 8 << 30, 3_000_000, Duration::ZERO),
+            small,
+            "never more than asked"
+        );
+    }
 
     #[test]
     fn versions() {

@@ -24,7 +24,7 @@ use crate::daemon::spawn;
 use crate::exit::{Exit, Failure};
 use crate::frontend::choice::Choice;
 use crate::frontend::fuse::{Fuse, Settings};
-use crate::plan::{Place, Plan, Via};
+use crate::plan::{MsizeChoice, Place, Plan, Via};
 use crate::{log, recent};
 
 /// How long the far end may be silent before the person is told what is waited for.
@@ -223,8 +223,11 @@ fn stream(
         folder: plan.folder.to_string(),
         read_only: plan.read_only,
         msize: msize.bytes(),
+        // Nothing of FUSE's is as large as its messages: there is nothing to be gained by smaller ones.
+        tuned: plan.msize == MsizeChoice::Auto && fuse.is_none(),
         coherence: coherence.as_micros().try_into().unwrap_or(u64::MAX),
         timeout: plan.timeout.as_secs(),
+        no_poll: plan.no_poll,
         source: plan.source().into_vec(),
         fuse,
     });

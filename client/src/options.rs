@@ -77,6 +77,7 @@ const TABLE: &[(&str, Meaning)] = &[
     ("idmap", Meaning::Value("idmap")),
     ("coherence", Meaning::Value("coherence")),
     ("allow_other", Meaning::Switch("allow-other")),
+    ("no_poll", Meaning::Switch("no-poll")),
     // mount(2)'s.
     ("ro", Meaning::ReadOnly(true)),
     ("rw", Meaning::ReadOnly(false)),

@@ -71,6 +71,8 @@ pub struct Plan {
     pub via: Via,
     /// How long the far end may pause once it has begun to answer.
     pub timeout: Duration,
+    /// The channel is to sleep at once when there is nothing to do.
+    pub no_poll: bool,
     /// How much to say: 0, 1 or more.
     pub verbose: u8,
 }
@@ -235,6 +237,7 @@ fn mount(cli: Cli) -> Result<Plan, Failure> {
         flags,
         via,
         timeout: Duration::from_secs(cli.timeout.into()),
+        no_poll: cli.no_poll,
         verbose: cli.verbose,
     };
     if let Place::MountPoint(path) = &plan.place {

@@ -153,3 +153,78 @@ fn root_takes_a_stream_from_the_persons_own_daemon_only() {
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("somebody else's"), "{said}");
 }
+
+/// A `qrexec-client-vm` that notes what it is asked: `help` is what its help says, `call` what a call does.
+fn qrexec(place: &Place, help: &str, call: &str) -> PathBuf {
+    let bin = place.at("bin");
+    fs::create_dir(&bin).unwrap();
+    let log = place.at("calls").display().to_string();
+    let script =
+        format!("#!/bin/sh\n[ \"$1\" = --help ] && {{ {help}; }}\necho \"$*\" >>'{log}'\n{call}\n");
+    place.far_end(&script);
+    fs::rename(place.at("via"), bin.join("qrexec-client-vm")).unwrap();
+    bin
+}
+
+/// Offers a socket over that; the words of each call.
+fn calls_of(place: &Place, bin: &std::path::Path) -> Vec<String> {
+    let mut path = bin.as_os_str().to_owned();
+    path.push(":/usr/bin:/bin");
+    let mut command = place.command();
+    command.env("PATH", path).args([place.qube.as_str(), "/srv", "--socket"]);
+    let mut child = command.arg(place.at("socket")).spawn().unwrap();
+    let listed = || {
+        let output = place.command().arg("--list").output().unwrap();
+        String::from_utf8(output.stdout).unwrap().contains("/socket")
+    };
+    within(|| (listed() || child.try_wait().unwrap().is_some()).then_some(()));
+    let _ = kill_process(Pid::from_child(&child), Signal::TERM);
+    child.wait().unwrap();
+    let calls = fs::read_to_string(place.at("calls")).unwrap_or_default();
+    let words =
+        |line: &str| line.replace(&place.qube, "").split_whitespace().collect::<Vec<_>>().join(" ");
+    calls.lines().map(words).collect()
+}
+
+const CALL: &str = "sharedfolders.Mount+-srv";
+
+#[test]
+fn a_qrexec_that_gives_a_larger_ring_is_asked_for_one() {
+    let place = Place::new("ring", "");
+    let bin = qrexec(&place, "echo '  --buffer-size=BYTES'; exit 0", &far_end("keep"));
+    assert_eq!(calls_of(&place, &bin), [format!("--buffer-size=1048576 {CALL}")]);
+}
+
+#[test]
+fn a_qrexec_that_knows_no_rings_is_not_asked_for_one() {
+    let place = Place::new("no-ring", "");
+    let bin = qrexec(
+        &place,
+        "echo 'usage: qrexec-client-vm TARGET SERVICE' >&2; exit 1",
+        &far_end("keep"),
+    );
+    assert_eq!(calls_of(&place, &bin), [CALL]);
+}
+
+#[test]
+fn a_call_whose_ring_is_not_to_be_had_is_made_without() {
+    let place = Place::new("small", "");
+    let call = format!("case $1 in --buffer-size=*) exit 1;; esac\n{}", far_end("keep"));
+    let bin = qrexec(&place, "echo --buffer-size; exit 0", &call);
+    assert_eq!(calls_of(&place, &bin), [format!("--buffer-size=1048576 {CALL}"), CALL.into()]);
+    // What dom0 refuses is refused, and not asked again.
+    let place = Place::new("refused", "");
+    let bin = qrexec(&place, "echo --buffer-size; exit 0", "exit 126");
+    assert_eq!(calls_of(&place, &bin), [format!("--buffer-size=1048576 {CALL}")]);
+}
+
+#[test]
+fn a_channel_that_is_not_to_poll_works() {
+    let place = Place::new("quiet", &far_end("keep"));
+    let mut command = place.command();
+    command.args([place.qube.as_str(), "/srv", "--no-poll", "--socket"]).arg(place.at("socket"));
+    let mut child = command.arg("--via").arg(place.at("via")).spawn().unwrap();
+    within(|| place.at("socket").exists().then_some(()));
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    child.wait().unwrap();
+}

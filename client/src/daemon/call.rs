@@ -21,6 +21,11 @@ use crate::plan::Via;
 const SERVICE: &str = "qvm-folder-server";
 /// Bytes of the socket buffers that the channel's processes read from and write to.
 const BUFFER: usize = 256 * 1024;
+/// Bytes of qrexec's own ring that are asked for: the most that it gives. It carries half as much again as
+/// one of the default 64 KiB.
+pub const RING: &str = "--buffer-size=1048576";
+/// How long `qrexec-client-vm --help` may take.
+const HELP: Duration = Duration::from_secs(5);
 /// How long the process of a call that has ended may take to go.
 const PARTING: Duration = Duration::from_millis(500);
 
@@ -29,6 +34,21 @@ pub fn program(via: &Via) -> PathBuf {
     match via {
         Via::Qrexec(program) | Via::Command(program) | Via::Ssh(program) => program.clone(),
         Via::Local => beside(SERVICE),
+    }
+}
+
+/// Whether `via` is a qrexec that can be asked for a larger ring: one that does not know the option ends
+/// before dom0 is asked, and knows no word of it in its help either.
+pub async fn takes_ring(via: &Via) -> bool {
+    let Via::Qrexec(program) = via else { return false };
+    let mut command = Command::new(program);
+    let help = command.arg("--help").stdin(Stdio::null()).kill_on_drop(true).output();
+    match tokio::time::timeout(HELP, help).await {
+        Ok(Ok(output)) => {
+            let says = |text: &[u8]| String::from_utf8_lossy(text).contains("--buffer-size");
+            says(&output.stdout) || says(&output.stderr)
+        }
+        _ => false,
     }
 }
 
@@ -48,8 +68,14 @@ pub struct Ends {
 }
 
 impl Call {
-    /// Starts a call of `service` (`SERVICE+ARGUMENT`) in `target`.
-    pub fn start(via: &Via, target: &str, service: &str) -> std::io::Result<(Call, Ends)> {
+    /// Starts a call of `service` (`SERVICE+ARGUMENT`) in `target`, with a large ring if qrexec takes
+    /// that ([`takes_ring`]).
+    pub fn start(
+        via: &Via,
+        target: &str,
+        service: &str,
+        ring: bool,
+    ) -> std::io::Result<(Call, Ends)> {
         let (output, stdin) = socketpair()?;
         let (input, stdout) = socketpair()?;
         let mut command = Command::new(program(via));
@@ -64,6 +90,9 @@ impl Call {
                     .env("QREXEC_AGENT_PID", std::process::id().to_string());
             }
             Via::Qrexec(_) | Via::Command(_) => {
+                if ring {
+                    command.arg(RING);
+                }
                 command.arg(target).arg(service);
             }
             Via::Ssh(_) => {

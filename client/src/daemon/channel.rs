@@ -19,10 +19,11 @@ use policy::printable;
 use tokio::sync::{mpsc, oneshot, watch};
 use transport::id::Msize;
 use transport::mux::Reason;
-use transport::mux::preface::ServerHello;
+use transport::mux::preface::{PrefaceError, ServerHello};
 use transport::relay::channel::ChannelEnd;
 use transport::relay::links::{Command, LinkId, Links, Notice, Notify, Plane, Right, Terms};
 use transport::relay::mailbox::Sender;
+use transport::relay::meter::Measured;
 use transport::stats::StreamStats;
 
 use super::call::{Call, Ends};
@@ -80,6 +81,8 @@ pub struct Channel {
     pub process: Option<u32>,
     /// When the call was made.
     pub since: Instant,
+    /// What is measured of it.
+    pub measured: Arc<Measured>,
 }
 
 /// What the streams of a channel have moved.
@@ -117,9 +120,13 @@ pub struct Stream {
 
 impl Channel {
     /// Starts the data plane of a call. The task that serves it runs in the current `LocalSet`.
-    pub fn start(call: Call, ends: Ends) -> std::io::Result<Rc<Channel>> {
+    /// It looks for work before it sleeps where that pays, unless `no_poll`.
+    pub fn start(call: Call, ends: Ends, no_poll: bool) -> std::io::Result<Rc<Channel>> {
         let (notices, inbox) = mpsc::unbounded_channel();
-        let plane = Links::prepare(ends.input, ends.output, notify(notices))?;
+        let mut plane = Links::prepare(ends.input, ends.output, notify(notices))?;
+        if no_poll {
+            plane = plane.without_polling();
+        }
         Channel::serve(plane, inbox, Stage::Calling, call)
     }
 
@@ -145,7 +152,7 @@ impl Channel {
         stage: Stage,
         call: Call,
     ) -> std::io::Result<Rc<Channel>> {
-        let commands = plane.commands();
+        let (commands, measured) = (plane.commands(), plane.measured());
         std::thread::Builder::new().name("data-plane".into()).spawn(move || plane.run())?;
         let (progress, stage) = watch::channel(stage);
         let process = call.pid();
@@ -161,6 +168,7 @@ impl Channel {
             given_up: Cell::new(false),
             process,
             since: Instant::now(),
+            measured,
         });
         tokio::task::spawn_local(dispatch(Rc::clone(&channel), inbox, progress, call));
         Ok(channel)
@@ -169,6 +177,15 @@ impl Channel {
     /// Whether streams can still be asked for.
     pub fn is_alive(&self) -> bool {
         !self.given_up.get() && !matches!(*self.stage.borrow(), Stage::Ended(_))
+    }
+
+    /// Whether it has ended without a byte from the far end, though dom0 allowed it and the service is there.
+    pub fn never_answered(&self) -> bool {
+        let stage = self.stage.borrow();
+        let Stage::Ended(ended) = &*stage else { return false };
+        let silent =
+            matches!(&*ended.why, ChannelEnd::Preface(PrefaceError::Ended(0)) | ChannelEnd::Closed);
+        silent && !matches!(ended.exit, Some(126 | 127))
     }
 
     /// Bytes of 9P sent and received by all streams so far.

@@ -22,7 +22,7 @@ use crate::frontend::fuse;
 use crate::sys;
 
 /// The form of these messages; a daemon of another is told so.
-pub const FORM: u32 = 4;
+pub const FORM: u32 = 5;
 
 /// What the command line wants.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -64,10 +64,14 @@ pub struct Stream {
     pub read_only: bool,
     /// The largest msize wanted, in bytes.
     pub msize: u32,
+    /// It is the default for a new channel; one that has been measured may do better with another.
+    pub tuned: bool,
     /// Microseconds that what is answered without the far end may be old; 0: nothing is.
     pub coherence: u64,
     /// Seconds that the far end may take from its first byte on.
     pub timeout: u64,
+    /// A channel that is made for it is to sleep at once when there is nothing to do.
+    pub no_poll: bool,
     /// What the mount's source is, as the kernel shows it.
     pub source: Vec<u8>,
     /// It is for a FUSE mount, which the daemon serves.

@@ -47,7 +47,7 @@ pub async fn ask(
         return Err(Failure::new(Exit::ClosedEarly, why).hint("try again"));
     };
     let ours = ours.clone();
-    let (call, ends) = start_call(pair, connection, &want.service)?;
+    let (call, ends) = start_call(pair, connection, &want.service, false)?;
     let talked = talk(ends, &ours, Duration::from_secs(want.timeout)).await;
     let lost = match talked {
         Ok(Talked { hello, rest, ends }) if hello.taken == Taken::Channel => {

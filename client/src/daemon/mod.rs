@@ -45,6 +45,7 @@ use self::grant::Given;
 use crate::escape::FarLines;
 use crate::exit::{Exit, Failure};
 use crate::frontend::{SocketPair, fuse, socket_pair};
+use crate::kernel;
 use crate::log;
 use crate::plan::Via;
 
@@ -80,6 +81,8 @@ struct Daemon {
     channel: tokio::sync::Mutex<Option<Rc<Channel>>>,
     /// The same, for whoever only looks.
     current: RefCell<Option<Rc<Channel>>>,
+    /// Whether qrexec gives a larger ring, once that is known.
+    ring: Cell<Option<bool>>,
     /// Where this process's messages go.
     log: String,
     /// Those that later calls have become.
@@ -123,6 +126,7 @@ async fn serve(
         pair,
         channel: tokio::sync::Mutex::new(None),
         current: RefCell::default(),
+        ring: Cell::new(None),
         log,
         others: RefCell::default(),
         mounts: RefCell::default(),
@@ -250,6 +254,19 @@ impl Daemon {
     ) -> Result<(), Failure> {
         let limit = Msize::new(want.msize)
             .ok_or_else(|| Failure::new(Exit::Msize, "the msize is out of range"))?;
+        let measured = self
+            .current
+            .borrow()
+            .as_ref()
+            .filter(|_| want.tuned)
+            .and_then(|channel| Some((channel.measured.rate()?, channel.measured.rtt()?)));
+        let limit = measured.map_or(limit, |(rate, rtt)| {
+            let tuned = kernel::tuned_msize(limit, kernel::memory(), rate, rtt);
+            log::debug(format_args!(
+                "msize {tuned}: {rate} bytes a second, a round trip of {rtt:?}"
+            ));
+            tuned
+        });
         let terms = Terms { limit, coherence: Duration::from_micros(want.coherence) };
         let (near, far) = match &listener {
             Some(_) => (None, None),
@@ -407,7 +424,7 @@ impl Daemon {
         connection: &Connection,
         want: &control::Stream,
         terms: Terms,
-        fd: Option<OwnedFd>,
+        mut fd: Option<OwnedFd>,
     ) -> Result<Opened, Failure> {
         let target = self.pair.target.as_str();
         connection.send(&Event::Waiting(target.to_owned()), None).await;
@@ -428,18 +445,39 @@ impl Daemon {
                 }
             }
             None => {
-                let (call, ends) = start_call(&self.pair, connection, &want.service)?;
-                let channel = Channel::start(call, ends)
-                    .map_err(|error| Failure::new(Exit::Other, format!("no channel: {error}")))?;
-                *held = Some(Rc::clone(&channel));
-                *self.current.borrow_mut() = Some(Rc::clone(&channel));
-                log::info(format_args!("called {target} for {}", want.service));
-                // The right to make one is held until this one is established: a second mount at the
+                let mut ring = match self.ring.get() {
+                    Some(known) => known,
+                    None => call::takes_ring(&self.pair.via).await,
+                };
+                // The right to make a channel is held until one is established: a second mount at the
                 // same moment finds it rather than makes another.
-                let lease = channel.lease();
-                let stream = self.first(&channel, terms, fd, want).await?;
-                let qube = qube_name(&channel, target);
-                return Ok(Opened { lease, channel, stream, qube });
+                loop {
+                    let (call, ends) = start_call(&self.pair, connection, &want.service, ring)?;
+                    let no = |error| Failure::new(Exit::Other, format!("no channel: {error}"));
+                    let channel = Channel::start(call, ends, want.no_poll).map_err(no)?;
+                    *held = Some(Rc::clone(&channel));
+                    *self.current.borrow_mut() = Some(Rc::clone(&channel));
+                    log::info(format_args!("called {target} for {}", want.service));
+                    let lease = channel.lease();
+                    let again = fd.as_ref().map(OwnedFd::try_clone).transpose().map_err(no)?;
+                    match self.first(&channel, terms, fd.take(), want).await {
+                        Ok(stream) => {
+                            self.ring.set(Some(ring));
+                            let qube = qube_name(&channel, target);
+                            return Ok(Opened { lease, channel, stream, qube });
+                        }
+                        // A small qube may not have the memory for a large ring.
+                        Err(failure) if ring && channel.never_answered() => {
+                            log::warning(format_args!(
+                                "a call with {} failed ({failure}); calling again without",
+                                call::RING
+                            ));
+                            self.ring.set(Some(false));
+                            (ring, fd) = (false, again);
+                        }
+                        Err(failure) => return Err(failure),
+                    }
+                }
             }
         };
         let stream = match tokio::time::timeout(time, channel.open(right, terms, fd)).await {
@@ -510,8 +548,9 @@ fn start_call(
     pair: &Pair,
     connection: &Connection,
     service: &str,
+    ring: bool,
 ) -> Result<(Call, call::Ends), Failure> {
-    let started = Call::start(&pair.via, &pair.target, service);
+    let started = Call::start(&pair.via, &pair.target, service, ring);
     let (mut call, ends) = started.map_err(|error| {
         let program = call::program(&pair.via);
         Failure::new(Exit::Qrexec, format!("cannot run {}: {error}", program.display()))

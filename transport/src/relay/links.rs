@@ -16,6 +16,7 @@ use super::buffer::Buffers;
 use super::channel::{Channel, ChannelEnd, Greeting};
 use super::link::{Link, LinkEnd};
 use super::mailbox::{Mailbox, Sender};
+use super::meter::{Measured, Meter};
 use super::pump::{self, BELL, Context, EVENTS, FIRST, Role};
 use super::ready::Ready;
 use super::spin::Spin;
@@ -114,6 +115,7 @@ pub struct Links {
     finishing: bool,
     /// What all streams may remember.
     shared: Shared,
+    meter: Meter,
 }
 
 /// A stream that is open, or about to be.
@@ -171,6 +173,7 @@ impl Links {
             ready: Vec::new(),
             finishing: false,
             shared: Shared::default(),
+            meter: Meter::default(),
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Plane { poll, channel, links, spin: Spin::new(cores > 1) })
@@ -383,6 +386,11 @@ impl Plane {
         self.links.mailbox.sender()
     }
 
+    /// What is measured of the channel.
+    pub fn measured(&self) -> Arc<Measured> {
+        self.links.meter.measured()
+    }
+
     /// Sleeps at once where there is nothing to do, and never looks for work before.
     pub fn without_polling(self) -> Plane {
         Plane { spin: Spin::new(false), ..self }
@@ -408,12 +416,14 @@ impl Role for Links {
         match event {
             Event::Opened { stream, opened } => self.opened(cx, stream, opened.msize),
             Event::Message { stream, data } => {
+                self.meter.round_trip(cx.mux.rtt());
                 self.with(cx, stream, |link, cx| link.handle_message(cx, data).map(|()| true));
             }
             Event::Begin { stream, .. } => {
                 self.with(cx, stream, |link, _| link.handle_begin().map(|()| true));
             }
             Event::More { stream, data } => {
+                self.meter.count(cx.now, data.len());
                 self.with(cx, stream, |link, cx| link.handle_bulk(cx, data).map(|()| true));
             }
             Event::Refused { stream, reason } => {

@@ -17,6 +17,7 @@ pub mod class;
 pub mod link;
 pub mod links;
 pub mod mailbox;
+pub mod meter;
 pub mod outbox;
 pub mod pump;
 pub mod ready;
