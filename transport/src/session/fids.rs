@@ -62,8 +62,8 @@ pub(super) enum Place {
     Far(Fid),
     /// Only here.
     Here(Walk),
-    /// Only here, and the far end has been asked to make it.
-    Coming(Walk),
+    /// Only here, and the far end has been asked to make it, by this number.
+    Coming(Walk, Fid),
     /// Nowhere: the far end could not make it any more, for this errno.
     Lost(u32),
     /// Only here: it reads an extended attribute, or their list.
@@ -242,7 +242,7 @@ impl Fids {
             Place::Far(_) if near.open => return None,
             Place::Far(far) => Walk { base: *far, steps: Vec::new() },
             Place::Here(walk) => walk.clone(),
-            Place::Coming(_) | Place::Lost(_) | Place::Value(_) => return None,
+            Place::Coming(..) | Place::Lost(_) | Place::Value(_) => return None,
         };
         walk.steps.extend(steps);
         (walk.steps.len() <= MAX_NAMES).then_some(walk)
@@ -265,25 +265,28 @@ impl Fids {
 
     /// The far end is asked to make `near`, which is only here: by which number, and how.
     pub(super) fn fetch(&mut self, near: Fid) -> Option<(Fid, Walk)> {
-        let place = &mut self.near.get_mut(&near)?.place;
-        let Place::Here(walk) = place else { return None };
-        let walk = walk.clone();
-        *place = Place::Coming(walk.clone());
-        Some((self.number(), walk))
+        let Place::Here(walk) = self.place(near)? else { return None };
+        let (walk, far) = (walk.clone(), self.number());
+        self.near.get_mut(&near)?.place = Place::Coming(walk.clone(), far);
+        Some((far, walk))
     }
 
-    /// The far end has made `near`, or could not. Gives its way, and the base if the far end is to forget
-    /// that.
+    /// The far end has made `near` by the number `far`, or could not. Gives its way, and the base if the far
+    /// end is to forget that; nothing where it has been ended meanwhile.
     pub(super) fn fetched(
         &mut self,
         near: Fid,
-        made: Result<Fid, u32>,
+        far: Fid,
+        made: Result<(), u32>,
     ) -> Option<(Walk, Option<Fid>)> {
         let place = &mut self.near.get_mut(&near)?.place;
-        let Place::Coming(walk) = place else { return None };
+        let Place::Coming(walk, number) = place else { return None };
+        if *number != far {
+            return None;
+        }
         let walk = walk.clone();
         *place = match made {
-            Ok(far) => Place::Far(far),
+            Ok(()) => Place::Far(far),
             Err(errno) => Place::Lost(errno),
         };
         let unused = self.unlink(near, &walk);
@@ -301,8 +304,8 @@ impl Fids {
                 self.near.remove(&near);
                 Some(None)
             }
-            Place::Coming(_) => None,
-            Place::Here(walk) => {
+            // Nobody who has been killed waits for it: what comes is forgotten then.
+            Place::Here(walk) | Place::Coming(walk, _) => {
                 let walk = walk.clone();
                 self.near.remove(&near);
                 Some(self.unlink(near, &walk))

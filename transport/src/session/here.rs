@@ -160,7 +160,7 @@ impl Session {
         let mut fids = Vec::new();
         for fid in named(message).into_iter().flatten() {
             match self.fids.place(fid) {
-                Some(Place::Here(_) | Place::Coming(_)) => fids.push(fid),
+                Some(Place::Here(_) | Place::Coming(..)) => fids.push(fid),
                 Some(Place::Lost(errno)) => return error(*errno),
                 Some(Place::Value(_)) => return error(EBADF),
                 Some(Place::Far(_)) | None => {}
@@ -215,7 +215,7 @@ impl Session {
         let sent = self.own(Undo::Fetch { near, far, names: steps.len() }, &request);
         if !sent {
             self.fids.release(far);
-            if let Some((_, unused)) = self.fids.fetched(near, Err(EAGAIN)) {
+            if let Some((_, unused)) = self.fids.fetched(near, far, Err(EAGAIN)) {
                 self.unused(unused);
             }
         }
@@ -227,27 +227,26 @@ impl Session {
         let made = match reply {
             Rmessage::Rlerror { errno } => Err(*errno),
             Rmessage::Rwalk { qids } if qids.as_slice().len() < names => Err(ENOENT),
-            Rmessage::Rwalk { qids } => {
-                let expected = self.fids.path(near);
-                let found = qids.as_slice().last().map(|qid| qid.path).or(expected);
-                if found == expected {
-                    Ok(far)
-                } else {
-                    // Another node has the name by now. The kernel looks again (path_resolution(7)).
-                    self.own(Undo::End(far), &Tmessage::Tclunk { fid: far });
-                    Err(ESTALE)
-                }
-            }
+            Rmessage::Rwalk { .. } => Ok(()),
             _ => Err(EBADF),
         };
-        match made {
-            Err(ESTALE) | Ok(_) => {}
-            Err(_) => self.fids.release(far),
+        if made.is_err() {
+            self.fids.release(far);
         }
-        let failed = made.is_err();
-        let Some((walk, unused)) = self.fids.fetched(near, made) else { return };
+        // Another node may have the name by now. The kernel looks again (path_resolution(7)).
+        let found = match reply {
+            Rmessage::Rwalk { qids } => qids.as_slice().last().map(|qid| qid.path),
+            _ => None,
+        };
+        let another = found.is_some() && found != self.fids.path(near);
+        let outcome = made.and(if another { Err(ESTALE) } else { Ok(()) });
+        let fetched = self.fids.fetched(near, far, outcome);
+        if made.is_ok() && (another || fetched.is_none()) {
+            self.own(Undo::End(far), &Tmessage::Tclunk { fid: far });
+        }
+        let Some((walk, unused)) = fetched else { return };
         self.unused(unused);
-        if let Some(accel) = self.accel.as_mut().filter(|_| failed) {
+        if let Some(accel) = self.accel.as_mut().filter(|_| outcome.is_err()) {
             for step in &walk.steps {
                 accel.forget(step.dir, &step.name);
             }
@@ -259,7 +258,7 @@ impl Session {
         let mut at = 0;
         while let Some(held) = self.held.get(at) {
             let waits = held.fids.iter().any(|fid| {
-                matches!(self.fids.place(*fid), Some(Place::Here(_) | Place::Coming(_)))
+                matches!(self.fids.place(*fid), Some(Place::Here(_) | Place::Coming(..)))
             });
             if waits {
                 at += 1;
@@ -363,7 +362,8 @@ impl Session {
     /// A read that may have been asked for already.
     fn read_here(&mut self, now: Duration, wanted: Wanted) -> Option<Request> {
         let payload = self.msize?.bytes().saturating_sub(Msize::IO_HEADER);
-        if !self.fids.may_be_read_ahead(wanted.fid) {
+        // Other servers do not bear a clunk before the replies to what was read (diod ends over it).
+        if !self.hinted || !self.fids.may_be_read_ahead(wanted.fid) {
             return None;
         }
         let path = self.fids.path(wanted.fid);

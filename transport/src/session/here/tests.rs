@@ -443,6 +443,7 @@ fn reader() -> (Talk, Vec<u8>) {
     let (tag, _) = talk.passes(1, attach);
     talk.hears(tag, Rmessage::Rattach { qid: ROOT });
     let (tag, _) = talk.passes(1, walk(0, 1, &[b"f"]));
+    talk.hint(tag, 9, &[(b"other", None)]);
     talk.hears(tag, walked(&[(3, QidKind::FILE)]));
     let (tag, _) = talk.passes(1, open(1));
     talk.hears(tag, OPENED);
@@ -570,6 +571,43 @@ fn what_is_opened_for_direct_reading_is_not_read_ahead() {
         let offset = u64::from(n * STEP);
         let read = Tmessage::Tread { fid: Fid(2), offset, count: STEP };
         let (tag, request) = talk.passes(5, read);
+        talk.gives(tag, &request, &content);
+        assert_eq!(talk.session.poll_request(), None);
+    }
+}
+
+#[test]
+fn whoever_is_killed_while_a_fid_comes_waits_for_nothing() {
+    for reply in [
+        walked(&[(2, QidKind::DIR), (3, QidKind::FILE)]),
+        walked(&[(2, QidKind::DIR), (4, QidKind::FILE)]),
+        Rmessage::Rlerror { errno: 2 },
+    ] {
+        let mut talk = Talk::hinted();
+        talk.answered(walk(0, 1, &[b"d", b"f"]));
+        let (fetch, request) = talk.waits(5, open(1));
+        let Tmessage::Twalk { newfid, .. } = decoded(&request) else { panic!("{request:?}") };
+        let flushed = talk.asks(6, Tmessage::Tflush { oldtag: Tag(5) });
+        assert_eq!(flushed, Request::Answer(Rmessage::Rflush.encode(Tag(6))));
+        talk.answered(Tmessage::Tclunk { fid: Fid(1) });
+        // The number is used again, for another node, before the far end has answered.
+        talk.answered(walk(0, 1, &[b"d"]));
+        talk.hears(fetch, reply);
+        if matches!(reply, Rmessage::Rwalk { .. }) {
+            let (_, clunk) = talk.own();
+            assert_eq!(decoded(&clunk), Tmessage::Tclunk { fid: newfid });
+        }
+        assert_eq!((talk.session.poll_request(), talk.replies()), (None, 0));
+        talk.answered(stat(1));
+    }
+}
+
+#[test]
+fn a_server_that_gives_no_hints_is_not_read_ahead_from() {
+    let (mut talk, content) = reader();
+    talk.session.hinted = false;
+    for n in 0..4 {
+        let (tag, request) = talk.passes(5, step(n));
         talk.gives(tag, &request, &content);
         assert_eq!(talk.session.poll_request(), None);
     }
