@@ -10,7 +10,8 @@
 //!  ninep::framer   bytes to messages,                             ninep::framer
 //!    │             heads apart from payloads                         │
 //!  session         tags and fids of the channel's own,               │
-//!    │             flushes answered in time                          │
+//!    │             flushes answered in time;                         │
+//!    │             from accel what need not be asked                 │
 //!  mux             messages to frames: credit, scheduling  ═══════► mux
 //!    │                                                               │
 //!  relay::channel  many frames, one vectored write ═══ qrexec ═══ relay::channel
@@ -20,8 +21,8 @@
 //! ([`relay::buffer`] to [`relay::outbox`]). [`relay::pump`] is the loop that drives either end;
 //! [`relay::links`] is its part at the client end.
 //!
-//! Without the feature `relay` what is left is `no_std`: the compiler proves that [`ninep`], [`mux`] and
-//! [`session`] do no I/O and read no clock. The channel protocol is specified in `PROTOCOL.md`.
+//! Without the feature `relay` what is left is `no_std`: the compiler proves that [`ninep`], [`mux`],
+//! [`accel`] and [`session`] do no I/O and read no clock. The channel protocol is specified in `PROTOCOL.md`.
 #![cfg_attr(not(feature = "relay"), no_std)]
 
 extern crate alloc;
