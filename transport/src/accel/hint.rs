@@ -40,6 +40,9 @@ pub const MAX_XATTRS: usize = 16;
 /// Bytes of all their names together, with the two of each one's length.
 pub const MAX_XATTR_BYTES: usize = 512;
 
+/// Bytes of the longest `Rhint`: what is said in it is held as a list for a moment, which takes a hundred times
+/// the memory of the smallest entries.
+pub const MAX_HINT: usize = 64 << 10;
 /// Bytes of the longest `Rforget`. What is longer could not go before all other messages; where there is
 /// more to take back, everything is.
 pub const MAX_FORGET: usize = 32 << 10;
@@ -209,7 +212,7 @@ pub struct Hint<'a> {
 impl<'a> Hint<'a> {
     /// Takes a whole message apart, and checks that it says what can be.
     pub fn decode(message: &'a [u8]) -> Result<Hint<'a>, DecodeError> {
-        let (tag, mut from) = begin(message)?;
+        let (tag, mut from) = begin(message, MAX_HINT)?;
         let (dir, flags): (u64, u8) = (from.field()?, from.field()?);
         let mut entries = Vec::new();
         while !from.rest().is_empty() {
@@ -221,7 +224,7 @@ impl<'a> Hint<'a> {
 
 /// Takes an `Rforget` apart.
 pub fn decode_forget(message: &[u8]) -> Result<Vec<(u64, &[u8])>, DecodeError> {
-    let (_, mut from) = begin(message)?;
+    let (_, mut from) = begin(message, MAX_FORGET)?;
     let mut records = Vec::new();
     while !from.rest().is_empty() {
         records.push((from.field()?, from.field()?));
@@ -229,7 +232,10 @@ pub fn decode_forget(message: &[u8]) -> Result<Vec<(u64, &[u8])>, DecodeError> {
     Ok(records)
 }
 
-fn begin(message: &[u8]) -> Result<(Tag, Reader<'_>), DecodeError> {
+fn begin(message: &[u8], most: usize) -> Result<(Tag, Reader<'_>), DecodeError> {
+    if message.len() > most {
+        return Err(DecodeError::Hint);
+    }
     let mut from = Reader::new(message);
     let (size, _, tag): (u32, u8, Tag) = (from.field()?, from.field()?, from.field()?);
     if size as usize != message.len() {
@@ -373,6 +379,17 @@ mod tests {
             assert!(Hint::decode(&part).is_err(), "{cut}");
         }
         assert!(Hint::decode(&whole[..whole.len() - 1]).is_err());
+    }
+
+    #[test]
+    fn what_is_too_long_is_refused_before_it_is_looked_at() {
+        let mut writer = Writer::new(Tag(5), 42, false);
+        while writer.len() <= MAX_HINT {
+            writer.push(&Entry { name: b"f", node: None });
+        }
+        assert!(Hint::decode(&writer.finish().head).is_err());
+        let many = core::iter::repeat_n((1, &b"f"[..]), MAX_FORGET / 11 + 1);
+        assert!(decode_forget(&forget(many).head).is_err());
     }
 
     #[test]
