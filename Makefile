@@ -60,6 +60,8 @@ test-conformance: tools
 	@CARGO='$(CARGO)' .ci/install-suites
 	$(CARGO) test -p client --test v9fs --no-run
 	FSX_OPERATIONS=100000 KERNEL_PATIENCE=4 $(CARGO) test -p client --test kernel -- conformance::
+	COHERENCE=strict KERNEL_PATIENCE=4 $(CARGO) test -p client --test kernel -- conformance::
+	COHERENCE=strict $(CARGO) test -p client --test conformance
 
 demo: tools
 	@client/demo.sh

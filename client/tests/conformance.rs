@@ -76,6 +76,14 @@ fn again_as_root(test: &str) -> bool {
     true
 }
 
+/// `COHERENCE` in the environment is the mounts' `--coherence`.
+fn coherence() -> Vec<&'static str> {
+    match std::env::var("COHERENCE") {
+        Ok(time) => vec!["--coherence", time.leak()],
+        Err(_) => Vec::new(),
+    }
+}
+
 #[test]
 fn cases_that_pass_in_a_folder_pass_in_its_mount() {
     if again_as_root("cases_that_pass_in_a_folder_pass_in_its_mount") {
@@ -87,7 +95,7 @@ fn cases_that_pass_in_a_folder_pass_in_its_mount() {
     for folder in [&native, &place.there("")] {
         fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
     }
-    let mount = place.mount("here", &["--idmap", "none"]);
+    let mount = place.mount("here", &[&["--idmap", "none"], &coherence()[..]].concat());
     let (in_folder, in_mount) = std::thread::scope(|scope| {
         let in_folder = scope.spawn(|| pjdfstest(&place, &native));
         let in_mount = pjdfstest(&place, &mount.at(""));
@@ -112,7 +120,7 @@ fn cases_that_pass_in_a_folder_pass_in_its_mount() {
 #[test]
 fn fsx_finds_no_difference() {
     let place = Place::new();
-    let mount = place.mount("here", &[]);
+    let mount = place.mount("here", &coherence());
     let settings = place.at("fsx.toml");
     // Reads, writes and mappings beside truncation, and what makes the page cache forget.
     let text = "flen = 1048576\n[opsize]\nmax = 131072\n[weights]\nclose_open = 1\nread = 10\n\

@@ -12,6 +12,7 @@
 //!
 //! `KERNEL_REFERENCE=diod` runs the scripts marked `reference=yes` over diod directly on a socketpair
 //! instead of over this workspace's programs: what fails there too is v9fs's own doing.
+//! `COHERENCE=TIME` is every mount's `--coherence` that has none of its own;
 //! `KERNEL_JOBS=N` sets how many machines run at once (2), `KERNEL_PATIENCE=N` multiplies time limits.
 //!
 //! Left out: libtest's options other than `--list`, `--exact` and `--nocapture`; others are ignored.
@@ -335,6 +336,7 @@ fn init_script(script: &Script, folder: &Path, options: &Options) -> String {
     set("KERNEL_MODULES", &script.modules);
     set("KERNEL_BACKEND", &script.backend);
     set("KERNEL_SUITES", suites().to_str().unwrap());
+    set("KERNEL_COHERENCE", &env::var("COHERENCE").unwrap_or_default());
     set("KERNEL_FSX_OPERATIONS", &env::var("FSX_OPERATIONS").unwrap_or_default());
     set("KERNEL_REFERENCE", options.reference.as_deref().unwrap_or(""));
     text + "exec /bin/bash \"$KERNEL_FOLDER/boot.sh\"\n"

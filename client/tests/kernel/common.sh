@@ -56,7 +56,7 @@ mount_folder() {
     if [ -n "$KERNEL_REFERENCE" ]; then
         mount_reference "$name" "$@"
     else
-        qvm work "$served/$name" "$mounts/$name" "$@"
+        qvm work "$served/$name" "$mounts/$name" ${KERNEL_COHERENCE:+--coherence "$KERNEL_COHERENCE"} "$@"
     fi
     mountpoint -q "$mounts/$name" || fail "$mounts/$name is not mounted"
 }
