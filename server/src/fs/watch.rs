@@ -34,6 +34,10 @@ use super::xattr_at::own_folder;
 const MOST: usize = 4096;
 /// Names of a folder that are remembered as told; with more, any may have been.
 const TOLD: usize = 8192;
+/// Names of all folders together that are remembered as told: a few megabytes.
+const ALL_TOLD: usize = 256 << 10;
+/// How often it is counted anew while that is full.
+const RECOUNT: u64 = 4096;
 /// Events' bytes taken at a time.
 const EVENTS: usize = 16 << 10;
 /// Times that events are taken in one go: a client is not to wait for a folder that never comes to rest.
@@ -60,6 +64,8 @@ struct State {
     /// The watch of an owner's folder, which it knows by its path.
     by_path: HashMap<(Owner, u64), i32>,
     clock: u64,
+    /// Names remembered as told, or more: those that were taken back are still counted until it is full.
+    told: usize,
     /// What was taken back because a watch ended.
     pending: Vec<(Owner, u64)>,
 }
@@ -135,12 +141,16 @@ impl Watches {
     pub fn tell(&self, owner: Owner, path: u64, name: &[u8]) {
         let hash = self.hasher.hash_one(name);
         let mut state = lock(&self.state);
-        let State { by_wd, by_path, .. } = &mut *state;
+        state.clock += 1;
+        if state.told >= ALL_TOLD && state.clock % RECOUNT == 0 {
+            state.told = state.count();
+        }
+        let State { by_wd, by_path, told: all, .. } = &mut *state;
         let watch = by_path.get(&(owner, path)).and_then(|wd| by_wd.get_mut(wd));
         let told = watch.and_then(|watch| watch.owners.iter_mut().find(|told| told.owner == owner));
         if let Some(told) = told {
-            if told.names.len() < TOLD {
-                told.names.insert(hash);
+            if told.names.len() < TOLD && *all < ALL_TOLD {
+                *all += usize::from(told.names.insert(hash));
             } else {
                 told.any = true;
             }
@@ -222,6 +232,12 @@ impl Watches {
 }
 
 impl State {
+    /// Names that are remembered as told.
+    fn count(&self) -> usize {
+        let owners = self.by_wd.values().flat_map(|watch| &watch.owners);
+        owners.map(|told| told.names.len()).sum()
+    }
+
     /// Ends the watch that was used longest ago.
     fn evict(&mut self, fd: &OwnedFd) {
         let oldest = self.by_wd.iter().min_by_key(|(_, watch)| watch.used).map(|(wd, _)| *wd);
@@ -271,4 +287,43 @@ fn messages(records: &BTreeSet<(Owner, u64, Vec<u8>)>) -> Vec<Forgotten> {
         all.push((owner, packet));
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_remembered_as_told_is_bounded_and_nothing_is_missed_for_it() {
+        let watches = Watches::default();
+        {
+            let mut state = lock(&watches.state);
+            for wd in 0..64 {
+                let told = Told { owner: 1, path: wd as u64, names: HashSet::new(), any: false };
+                state.by_wd.insert(wd, Watch { owners: vec![told], used: 0 });
+                state.by_path.insert((1, wd as u64), wd);
+            }
+        }
+        for path in 0..64 {
+            for name in 0..TOLD as u32 + 10 {
+                watches.tell(1, path, &name.to_le_bytes());
+            }
+        }
+        let mut state = lock(&watches.state);
+        assert_eq!(state.count(), ALL_TOLD);
+        for wd in [0, 63] {
+            let mut records = BTreeSet::new();
+            let last = (TOLD as u32 + 9).to_le_bytes();
+            watches.happened(&mut state, wd, &last, false, &mut records);
+            assert_eq!(records.len(), 1, "{wd}");
+        }
+        // What has been taken back makes room.
+        state.by_wd.get_mut(&1).unwrap().owners[0].names.clear();
+        drop(state);
+        for name in 0..=RECOUNT {
+            watches.tell(1, 1, &name.to_be_bytes());
+        }
+        let state = lock(&watches.state);
+        assert!(!state.by_wd[&1].owners[0].names.is_empty());
+    }
 }
