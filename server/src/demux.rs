@@ -352,7 +352,7 @@ impl Demux {
     fn reply(&mut self, cx: &mut Context<'_>, id: StreamId, reply: Packet) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let Ok(Header { tag, kind, .. }) = reply.header() else { return };
-        if matches!(Kind(kind), Kind::Rhint | Kind::Rforget) {
+        if Kind(kind).is_hint() {
             self.tell(cx, id, &reply);
             return;
         }
@@ -367,12 +367,8 @@ impl Demux {
         let flushes = answered.flushes.into_iter().map(|tag| Rmessage::Rflush.encode(tag));
         let flushes = flushes.map(|flush| (flush, Class::Bulk));
         let mut replies = flushes.chain([(reply, lane)]);
-        if let Err(error) = replies.try_for_each(|(reply, lane)| send(cx, id, &reply, lane)) {
-            // A stream that the client closed a moment ago needs no reply; anything else is a fault.
-            if error != SendError::NotOpen {
-                self.end(cx, id, Reason::new(Code::INTERNAL, error.to_string()));
-            }
-        }
+        let sent = replies.try_for_each(|(reply, lane)| send(cx, id, &reply, lane));
+        self.sent(cx, id, sent);
     }
 
     /// Takes hints back whose folders have changed; says whether any were.
@@ -405,10 +401,16 @@ impl Demux {
             stream.hinted = Some(tag);
         }
         stream.used.count_sent(hint.len());
-        if let Err(error) = send(cx, id, hint, lane) {
-            if error != SendError::NotOpen {
-                self.end(cx, id, Reason::new(Code::INTERNAL, error.to_string()));
-            }
+        let sent = send(cx, id, hint, lane);
+        self.sent(cx, id, sent);
+    }
+
+    /// Ends a stream on which something could not be sent. One that the client closed a moment ago needs
+    /// none of it; anything else is a fault.
+    fn sent(&mut self, cx: &mut Context<'_>, id: StreamId, sent: Result<(), SendError>) {
+        match sent {
+            Ok(()) | Err(SendError::NotOpen) => {}
+            Err(error) => self.end(cx, id, Reason::new(Code::INTERNAL, error.to_string())),
         }
     }
 

@@ -252,26 +252,11 @@ impl Daemon {
         want: control::Stream,
         listener: Option<OwnedFd>,
     ) -> Result<(), Failure> {
-        let limit = Msize::new(want.msize)
-            .ok_or_else(|| Failure::new(Exit::Msize, "the msize is out of range"))?;
-        let measured = self
-            .current
-            .borrow()
-            .as_ref()
-            .filter(|_| want.tuned)
-            .and_then(|channel| Some((channel.measured.rate()?, channel.measured.rtt()?)));
-        let limit = measured.map_or(limit, |(rate, rtt)| {
-            let tuned = kernel::tuned_msize(limit, kernel::memory(), rate, rtt);
-            log::debug(format_args!(
-                "msize {tuned}: {rate} bytes a second, a round trip of {rtt:?}"
-            ));
-            tuned
-        });
-        let terms = Terms { limit, coherence: Duration::from_micros(want.coherence) };
+        let terms = self.terms(&want)?;
         let (near, far) = match &listener {
             Some(_) => (None, None),
             None => {
-                let SocketPair { client, relay } = socket_pair(limit)
+                let SocketPair { client, relay } = socket_pair(terms.limit)
                     .map_err(|error| Failure::new(Exit::Other, format!("no socket: {error}")))?;
                 (Some(client), Some(relay))
             }
@@ -416,6 +401,22 @@ impl Daemon {
                 connection.send(&Event::Failed(failure), None).await;
             }
         }
+    }
+
+    /// How a stream is to be: as it was asked for, or as the channel has shown that it had better be.
+    fn terms(&self, want: &control::Stream) -> Result<Terms, Failure> {
+        let limit = Msize::new(want.msize)
+            .ok_or_else(|| Failure::new(Exit::Msize, "the msize is out of range"))?;
+        let current = self.current.borrow();
+        let measured = current.as_ref().filter(|_| want.tuned).map(|channel| &channel.measured);
+        let limit = match measured.and_then(|seen| seen.rate().zip(seen.rtt())) {
+            Some((rate, rtt)) => {
+                log::debug(format_args!("seen: {rate} bytes a second, a round trip of {rtt:?}"));
+                kernel::tuned_msize(limit, kernel::memory(), rate, rtt)
+            }
+            None => limit,
+        };
+        Ok(Terms { limit, coherence: Duration::from_micros(want.coherence) })
     }
 
     /// Opens a stream for a folder, over the channel if there is one, else over one that is made now.

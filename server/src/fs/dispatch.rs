@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use transport::id;
 use transport::ninep::{Rmessage, Tmessage};
 
 use super::errno::{Errno, Result};
@@ -54,36 +55,12 @@ impl From<Rmessage<'static>> for Answer {
 /// The fids that a message names; `EBADF` where there is none of that number. Those that it ends
 /// are out of the table from here on.
 pub fn fids(table: &Fids, message: &Tmessage<'_>) -> Result<Subjects> {
-    let find = |fid| table.find(fid).ok_or(Errno::BADF).map(Some);
-    Ok(match *message {
-        Tmessage::Tclunk { fid } | Tmessage::Tremove { fid } => {
-            [Some(table.take(fid).ok_or(Errno::BADF)?), None]
-        }
-        Tmessage::Tstatfs { fid }
-        | Tmessage::Tlopen { fid, .. }
-        | Tmessage::Tlcreate { fid, .. }
-        | Tmessage::Treadlink { fid }
-        | Tmessage::Tgetattr { fid, .. }
-        | Tmessage::Tsetattr { fid, .. }
-        | Tmessage::Txattrwalk { fid, .. }
-        | Tmessage::Txattrcreate { fid, .. }
-        | Tmessage::Treaddir { fid, .. }
-        | Tmessage::Tfsync { fid, .. }
-        | Tmessage::Tlock { fid, .. }
-        | Tmessage::Tgetlock { fid, .. }
-        | Tmessage::Twalk { fid, .. }
-        | Tmessage::Tread { fid, .. }
-        | Tmessage::Twrite { fid, .. }
-        | Tmessage::Tsymlink { dfid: fid, .. }
-        | Tmessage::Tmknod { dfid: fid, .. }
-        | Tmessage::Tmkdir { dfid: fid, .. }
-        | Tmessage::Tunlinkat { dirfid: fid, .. } => [find(fid)?, None],
-        Tmessage::Trename { fid, dfid, .. } | Tmessage::Tlink { dfid, fid, .. } => {
-            [find(fid)?, find(dfid)?]
-        }
-        Tmessage::Trenameat { olddirfid, newdirfid, .. } => [find(olddirfid)?, find(newdirfid)?],
-        _ => [None, None],
-    })
+    if let Tmessage::Tclunk { fid } | Tmessage::Tremove { fid } = *message {
+        return Ok([Some(table.take(fid).ok_or(Errno::BADF)?), None]);
+    }
+    let find = |fid: Option<id::Fid>| fid.map(|fid| table.find(fid).ok_or(Errno::BADF)).transpose();
+    let [first, second] = message.fids();
+    Ok([find(first)?, find(second)?])
 }
 
 /// Carries a request out, on a worker. May wait for disks.
@@ -137,7 +114,7 @@ pub fn carry_out(
             create::symlink(s, fid()?, name, target, gid)?
         }
         Tmessage::Tmknod { name, mode, gid, .. } => create::mknod(s, fid()?, name, mode, gid)?,
-        Tmessage::Tlink { name, .. } => link::link(s, fid()?, second()?, name)?,
+        Tmessage::Tlink { name, .. } => link::link(s, second()?, fid()?, name)?,
         Tmessage::Treadlink { .. } => return link::readlink(s, fid()?),
         Tmessage::Trename { name, .. } => rename::rename(s, fid()?, second()?, name)?,
         Tmessage::Trenameat { oldname, newname, .. } => {

@@ -14,21 +14,21 @@
 //!
 //! Concurrency: one lock, held for no system call but those of inotify, which do not wait.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Mutex, OnceLock};
 
 use rustix::fs::inotify::{CreateFlags, ReadFlags, Reader, WatchFlags};
-use rustix::process::{chdir, fchdir};
 use transport::accel::hint::{MAX_FORGET, forget};
 use transport::id::Msize;
 use transport::ninep::Packet;
+use transport::ninep::packet::HEADER;
 
 use super::errno::Errno;
 use super::node::lock;
-use super::xattr_at::own_folder;
+use super::xattr_at::in_folder;
 
 /// Folders watched at a time. The kernel allows a user 8,192 of them on a small machine.
 const MOST: usize = 4096;
@@ -85,6 +85,10 @@ struct Told {
     /// Any name may have been.
     any: bool,
 }
+
+/// A folder's path and a name in it that has changed; an empty one for all of it.
+type Record = (u64, Vec<u8>);
+type Records = BTreeMap<Owner, BTreeSet<Record>>;
 
 /// What is to be sent to an owner: an `Rforget`.
 pub type Forgotten = (Owner, Packet);
@@ -177,9 +181,10 @@ impl Watches {
         let mut buffer = [MaybeUninit::uninit(); EVENTS];
         let mut reader = Reader::new(fd, &mut buffer);
         let mut state = lock(&self.state);
-        let mut records: BTreeSet<(Owner, u64, Vec<u8>)> = BTreeSet::new();
-        let ended = std::mem::take(&mut state.pending);
-        records.extend(ended.into_iter().map(|(owner, path)| (owner, path, Vec::new())));
+        let mut records = Records::new();
+        for (owner, path) in std::mem::take(&mut state.pending) {
+            records.entry(owner).or_default().insert((path, Vec::new()));
+        }
         let mut overflow = false;
         let mut events = 0;
         while events < ROUNDS * EVENTS / 16 {
@@ -198,24 +203,17 @@ impl Watches {
             });
             return owners.into_iter().map(|owner| (owner, forget([]))).collect();
         }
-        messages(&records)
+        records.iter().map(|(owner, records)| (*owner, message(records))).collect()
     }
 
-    fn happened(
-        &self,
-        state: &mut State,
-        wd: i32,
-        name: &[u8],
-        gone: bool,
-        records: &mut BTreeSet<(Owner, u64, Vec<u8>)>,
-    ) {
+    fn happened(&self, state: &mut State, wd: i32, name: &[u8], gone: bool, records: &mut Records) {
         let Some(watch) = state.by_wd.get_mut(&wd) else { return };
         let (hash, own) = (self.hasher.hash_one(name), self.hasher.hash_one(&b""[..]));
         for told in &mut watch.owners {
             // What happens in a folder changes its own attributes too.
             let itself = told.names.remove(&own);
             if told.names.remove(&hash) || itself || told.any || name.is_empty() {
-                records.insert((told.owner, told.path, name.to_vec()));
+                records.entry(told.owner).or_default().insert((told.path, name.to_vec()));
             }
             if name.is_empty() {
                 told.names.clear();
@@ -262,31 +260,18 @@ fn add(fd: &OwnedFd, dir: BorrowedFd<'_>) -> Result<i32, Errno> {
         | WatchFlags::MOVE_SELF
         | WatchFlags::ONLYDIR
         | WatchFlags::DONT_FOLLOW;
-    if !own_folder() {
-        return Err(Errno::OPNOTSUPP);
-    }
-    fchdir(dir)?;
-    let added = rustix::fs::inotify::add_watch(fd, c".", what);
-    // A folder that is somebody's working folder cannot be unmounted.
-    chdir(c"/")?;
-    added
+    in_folder(dir, || rustix::fs::inotify::add_watch(fd, c".", what))
+        .unwrap_or(Err(Errno::OPNOTSUPP))
 }
 
-/// As messages. Where one would be too long, everything is taken back.
-fn messages(records: &BTreeSet<(Owner, u64, Vec<u8>)>) -> Vec<Forgotten> {
-    let mut all: Vec<Forgotten> = Vec::new();
-    let owners: BTreeSet<Owner> = records.iter().map(|(owner, ..)| *owner).collect();
-    for owner in owners {
-        let own = || records.iter().filter(|record| record.0 == owner);
-        let bytes: usize = own().map(|(.., name)| 10 + name.len()).sum();
-        let packet = if bytes + 7 > MAX_FORGET.min(SMALLEST) {
-            forget([])
-        } else {
-            forget(own().map(|(_, path, name)| (*path, &name[..])))
-        };
-        all.push((owner, packet));
+/// As a message. Where it would be too long, everything is taken back.
+fn message(records: &BTreeSet<Record>) -> Packet {
+    let bytes: usize = records.iter().map(|(_, name)| 10 + name.len()).sum();
+    if bytes + HEADER > MAX_FORGET.min(SMALLEST) {
+        forget([])
+    } else {
+        forget(records.iter().map(|(path, name)| (*path, &name[..])))
     }
-    all
 }
 
 #[cfg(test)]
@@ -312,7 +297,7 @@ mod tests {
         let mut state = lock(&watches.state);
         assert_eq!(state.count(), ALL_TOLD);
         for wd in [0, 63] {
-            let mut records = BTreeSet::new();
+            let mut records = Records::new();
             let last = (TOLD as u32 + 9).to_le_bytes();
             watches.happened(&mut state, wd, &last, false, &mut records);
             assert_eq!(records.len(), 1, "{wd}");

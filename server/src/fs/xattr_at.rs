@@ -63,6 +63,17 @@ impl Call<'_> {
         }
     }
 
+    /// By the folder that the entry is in, as the kernel can; nothing where it cannot.
+    fn by_folder(&mut self, dir: BorrowedFd<'_>, entry: &CStr) -> Option<Result<usize>> {
+        if !NO_CALLS.load(Ordering::Relaxed) {
+            match self.by_entry(dir, entry) {
+                Err(Errno::NOSYS) => NO_CALLS.store(true, Ordering::Relaxed),
+                done => return Some(done),
+            }
+        }
+        in_folder(dir, || self.by_name(entry))
+    }
+
     /// `entry` is a bare name, in the working folder.
     fn by_name(&mut self, entry: &CStr) -> Result<usize> {
         match self {
@@ -118,17 +129,7 @@ impl<'s> At<'s> {
             At::File(file) => return call.by_descriptor(file.fd.as_fd()),
             At::Entry(s, node, dir, entry) => (s, node, dir.as_fd(), entry),
         };
-        if !NO_CALLS.load(Ordering::Relaxed) {
-            match call.by_entry(dir, entry) {
-                Err(Errno::NOSYS) => NO_CALLS.store(true, Ordering::Relaxed),
-                done => return done,
-            }
-        }
-        if own_folder() {
-            fchdir(dir)?;
-            let done = call.by_name(entry);
-            // A folder that is somebody's working folder cannot be unmounted.
-            chdir(c"/")?;
+        if let Some(done) = call.by_folder(dir, entry) {
             return done;
         }
         match node.kind {
@@ -144,25 +145,25 @@ impl<'s> At<'s> {
 /// The names of an entry's extended attributes, without looking whether it is what it was. `OPNOTSUPP`
 /// also where there is no way that does not open it.
 pub fn list(dir: BorrowedFd<'_>, entry: &CStr, to: &mut [u8]) -> Result<usize> {
-    let mut call = Call::List(to);
-    if !NO_CALLS.load(Ordering::Relaxed) {
-        match call.by_entry(dir, entry) {
-            Err(Errno::NOSYS) => NO_CALLS.store(true, Ordering::Relaxed),
-            done => return done,
-        }
-    }
-    if !own_folder() {
-        return Err(Errno::OPNOTSUPP);
-    }
-    fchdir(dir)?;
-    let done = call.by_name(entry);
-    // A folder that is somebody's working folder cannot be unmounted.
-    chdir(c"/")?;
-    done
+    Call::List(to).by_folder(dir, entry).unwrap_or(Err(Errno::OPNOTSUPP))
+}
+
+/// Does something with `dir` as this thread's working folder; nothing where it has none of its own.
+pub(super) fn in_folder<T>(
+    dir: BorrowedFd<'_>,
+    work: impl FnOnce() -> Result<T>,
+) -> Option<Result<T>> {
+    own_folder().then(|| {
+        fchdir(dir)?;
+        let done = work();
+        // A folder that is somebody's working folder cannot be unmounted.
+        chdir(c"/")?;
+        done
+    })
 }
 
 /// Gives this thread a working folder of its own, once.
-pub(super) fn own_folder() -> bool {
+fn own_folder() -> bool {
     OWN_FOLDER.with(|own| match own.get() {
         Some(own) => own,
         None => {

@@ -59,6 +59,11 @@ impl Kind {
     /// What is true no longer.
     #[allow(non_upper_case_globals)]
     pub const Rforget: Kind = Kind(5);
+
+    /// Whether such a message is none of 9P's: it answers nothing.
+    pub fn is_hint(self) -> bool {
+        matches!(self, Kind::Rhint | Kind::Rforget)
+    }
 }
 
 /// A node as a hint describes it.

@@ -632,6 +632,43 @@ impl Tmessage<'_> {
     }
 }
 
+impl Tmessage<'_> {
+    /// The fids that the message names, in wire order, but for those that it makes.
+    pub fn fids(&self) -> [Option<Fid>; 2] {
+        match *self {
+            Tmessage::Tversion { .. }
+            | Tmessage::Tflush { .. }
+            | Tmessage::Tauth { .. }
+            | Tmessage::Tattach { .. }
+            | Tmessage::Never(..) => [None, None],
+            Tmessage::Trename { fid, dfid, .. } => [Some(fid), Some(dfid)],
+            Tmessage::Tlink { dfid, fid, .. } => [Some(dfid), Some(fid)],
+            Tmessage::Trenameat { olddirfid, newdirfid, .. } => [Some(olddirfid), Some(newdirfid)],
+            Tmessage::Tstatfs { fid }
+            | Tmessage::Tlopen { fid, .. }
+            | Tmessage::Tlcreate { fid, .. }
+            | Tmessage::Tsymlink { dfid: fid, .. }
+            | Tmessage::Tmknod { dfid: fid, .. }
+            | Tmessage::Treadlink { fid }
+            | Tmessage::Tgetattr { fid, .. }
+            | Tmessage::Tsetattr { fid, .. }
+            | Tmessage::Txattrwalk { fid, .. }
+            | Tmessage::Txattrcreate { fid, .. }
+            | Tmessage::Treaddir { fid, .. }
+            | Tmessage::Tfsync { fid, .. }
+            | Tmessage::Tlock { fid, .. }
+            | Tmessage::Tgetlock { fid, .. }
+            | Tmessage::Tmkdir { dfid: fid, .. }
+            | Tmessage::Tunlinkat { dirfid: fid, .. }
+            | Tmessage::Twalk { fid, .. }
+            | Tmessage::Tread { fid, .. }
+            | Tmessage::Twrite { fid, .. }
+            | Tmessage::Tclunk { fid }
+            | Tmessage::Tremove { fid } => [Some(fid), None],
+        }
+    }
+}
+
 impl Rmessage<'_> {
     /// Bytes of payload that belong to the message.
     pub fn payload(&self) -> u32 {

@@ -285,7 +285,7 @@ impl Link {
     /// How long the request of a reply took, if it was timed.
     fn took(&mut self, now: Duration, head: &[u8]) -> Option<Duration> {
         let header = Header::read(head).ok()?;
-        if matches!(Kind(header.kind), Kind::Rhint | Kind::Rforget) {
+        if Kind(header.kind).is_hint() {
             return None;
         }
         let since = self.since.get_mut(usize::from(header.tag.0)).and_then(Option::take)?;

@@ -416,14 +416,15 @@ impl Role for Links {
         match event {
             Event::Opened { stream, opened } => self.opened(cx, stream, opened.msize),
             Event::Message { stream, data } => {
-                self.meter.round_trip(cx.mux.rtt());
                 self.with(cx, stream, |link, cx| link.handle_message(cx, data).map(|()| true));
             }
             Event::Begin { stream, .. } => {
                 self.with(cx, stream, |link, _| link.handle_begin().map(|()| true));
             }
             Event::More { stream, data } => {
-                self.meter.count(cx.now, data.len());
+                if self.meter.count(cx.now, data.len()) {
+                    self.meter.round_trip(cx.mux.rtt());
+                }
                 self.with(cx, stream, |link, cx| link.handle_bulk(cx, data).map(|()| true));
             }
             Event::Refused { stream, reason } => {

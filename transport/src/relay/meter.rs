@@ -49,19 +49,21 @@ impl Meter {
         Arc::clone(&self.measured)
     }
 
-    /// So many bytes have been carried.
-    pub fn count(&mut self, now: Duration, bytes: usize) {
+    /// So many bytes have been carried. Says whether a rate came of it.
+    pub fn count(&mut self, now: Duration, bytes: usize) -> bool {
         if now.saturating_sub(self.last) > PAUSE {
             (self.since, self.bytes) = (now, 0);
         }
         self.last = now;
         self.bytes += bytes as u64;
         let took = now.saturating_sub(self.since);
-        if took >= WINDOW {
+        let whole = took >= WINDOW;
+        if whole {
             let rate = self.bytes.saturating_mul(1_000_000) / (took.as_micros() as u64).max(1);
             self.measured.rate.fetch_max(rate, Ordering::Relaxed);
             (self.since, self.bytes) = (now, 0);
         }
+        whole
     }
 
     /// The round trip, as the channel has it.

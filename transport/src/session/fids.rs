@@ -133,7 +133,6 @@ impl Fids {
             sets_attribute: false,
         };
         match *message {
-            Tmessage::Tversion { .. } | Tmessage::Tflush { .. } | Tmessage::Never(..) => {}
             Tmessage::Tauth { afid, .. } => self.make(afid, FIRST, &mut to)?,
             Tmessage::Tattach { fid, afid, .. } => {
                 if afid != Fid::NONE {
@@ -150,10 +149,6 @@ impl Fids {
                 to.put(FIRST, self.known(fid)?);
                 self.make(newfid, SECOND, &mut to)?;
             }
-            Tmessage::Trename { fid, dfid, .. } | Tmessage::Tlink { dfid: fid, fid: dfid, .. } => {
-                to.put(FIRST, self.known(fid)?);
-                to.put(SECOND, self.known(dfid)?);
-            }
             Tmessage::Trenameat { olddirfid, oldname, newdirfid, .. } => {
                 to.put(FIRST, self.known(olddirfid)?);
                 to.put(SECOND + 2 + oldname.len(), self.known(newdirfid)?);
@@ -169,22 +164,13 @@ impl Fids {
                 to.put(FIRST, self.known(fid)?);
                 self.attributes.insert(fid);
             }
-            Tmessage::Tstatfs { fid }
-            | Tmessage::Tlopen { fid, .. }
-            | Tmessage::Tlcreate { fid, .. }
-            | Tmessage::Tsymlink { dfid: fid, .. }
-            | Tmessage::Tmknod { dfid: fid, .. }
-            | Tmessage::Treadlink { fid }
-            | Tmessage::Tgetattr { fid, .. }
-            | Tmessage::Tsetattr { fid, .. }
-            | Tmessage::Treaddir { fid, .. }
-            | Tmessage::Tfsync { fid, .. }
-            | Tmessage::Tlock { fid, .. }
-            | Tmessage::Tgetlock { fid, .. }
-            | Tmessage::Tmkdir { dfid: fid, .. }
-            | Tmessage::Tunlinkat { dirfid: fid, .. }
-            | Tmessage::Tread { fid, .. }
-            | Tmessage::Twrite { fid, .. } => to.put(FIRST, self.known(fid)?),
+            _ => {
+                for (at, fid) in [FIRST, SECOND].into_iter().zip(message.fids()) {
+                    if let Some(fid) = fid {
+                        to.put(at, self.known(fid)?);
+                    }
+                }
+            }
         }
         Some(to)
     }

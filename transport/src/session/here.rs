@@ -61,12 +61,10 @@ impl Session {
             }
             Tmessage::Tread { fid, offset, count } => match self.value(fid, offset, count) {
                 Some(part) => Some(read(tag, [part].into())),
-                None => {
-                    if let Some(request) = self.read_here(now, Wanted { tag, fid, offset, count }) {
-                        return Some(request);
-                    }
-                    None
-                }
+                None => match self.read_here(now, Wanted { tag, fid, offset, count }) {
+                    Some(request) => return Some(request),
+                    None => None,
+                },
             },
             Tmessage::Tclunk { fid } => self.fids.end_here(fid).map(|unused| {
                 self.unused(unused);
@@ -158,7 +156,7 @@ impl Session {
     ) -> Option<Request> {
         let error = |errno| Some(Request::Answer(Rmessage::error(tag, errno)));
         let mut fids = Vec::new();
-        for fid in named(message).into_iter().flatten() {
+        for fid in message.fids().into_iter().flatten() {
             match self.fids.place(fid) {
                 Some(Place::Here(_) | Place::Coming(..)) => fids.push(fid),
                 Some(Place::Lost(errno)) => return error(*errno),
@@ -180,11 +178,11 @@ impl Session {
             // What these are done to is another node after it, or none to walk from.
             Tmessage::Tlopen { fid, .. }
             | Tmessage::Tlcreate { fid, .. }
-            | Tmessage::Txattrcreate { fid, .. } => fids.extend(self.fids.walked_from(fid)),
+            | Tmessage::Txattrcreate { fid, .. }
+            | Tmessage::Tclunk { fid } => fids.extend(self.fids.walked_from(fid)),
             Tmessage::Twalk { fid, newfid, .. } if fid == newfid => {
                 fids.extend(self.fids.walked_from(fid));
             }
-            Tmessage::Tclunk { fid } => fids.extend(self.fids.walked_from(fid)),
             Tmessage::Tremove { .. } | Tmessage::Trename { .. } => {
                 fids.extend(self.fids.on_the_way(None, b""));
             }
@@ -265,11 +263,8 @@ impl Session {
                 continue;
             }
             let Some(held) = self.held.remove(at) else { break };
-            match self.handle_request(self.now, &held.head, 0)? {
-                Request::Forward(head) => self.requests.push_back(Packet::whole(head)),
-                Request::Answer(reply) => self.replies.push_back(reply),
-                Request::Wait => {}
-            }
+            let request = self.handle_request(self.now, &held.head, 0)?;
+            self.resolve(request);
         }
         Ok(())
     }
@@ -433,11 +428,9 @@ impl Session {
                 Done::Answer(tag, data) => self.replies.push_back(read(tag, data)),
                 Done::Forward(Wanted { tag, fid, offset, count }) => {
                     let message = Tmessage::Tread { fid, offset, count };
-                    match self.forward(self.now, tag, &message, &message.encode(tag).head) {
-                        Request::Forward(head) => self.requests.push_back(Packet::whole(head)),
-                        Request::Answer(reply) => self.replies.push_back(reply),
-                        Request::Wait => {}
-                    }
+                    let head = message.encode(tag).head;
+                    let request = self.forward(self.now, tag, &message, &head);
+                    self.resolve(request);
                 }
             }
         }
@@ -453,42 +446,6 @@ fn read(tag: Tag, mut data: Vec<Bytes>) -> Packet {
 
 /// All that there is to ask for of a node's attributes.
 pub(super) const ALL: u64 = attr::BASIC | attr::BTIME;
-
-/// The fids that a request names and does not make.
-fn named(message: &Tmessage<'_>) -> [Option<Fid>; 2] {
-    match *message {
-        Tmessage::Tversion { .. }
-        | Tmessage::Tflush { .. }
-        | Tmessage::Tauth { .. }
-        | Tmessage::Tattach { .. }
-        | Tmessage::Never(..) => [None, None],
-        Tmessage::Trename { fid, dfid, .. } | Tmessage::Tlink { dfid, fid, .. } => {
-            [Some(fid), Some(dfid)]
-        }
-        Tmessage::Trenameat { olddirfid, newdirfid, .. } => [Some(olddirfid), Some(newdirfid)],
-        Tmessage::Tstatfs { fid }
-        | Tmessage::Tlopen { fid, .. }
-        | Tmessage::Tlcreate { fid, .. }
-        | Tmessage::Tsymlink { dfid: fid, .. }
-        | Tmessage::Tmknod { dfid: fid, .. }
-        | Tmessage::Treadlink { fid }
-        | Tmessage::Tgetattr { fid, .. }
-        | Tmessage::Tsetattr { fid, .. }
-        | Tmessage::Txattrwalk { fid, .. }
-        | Tmessage::Txattrcreate { fid, .. }
-        | Tmessage::Treaddir { fid, .. }
-        | Tmessage::Tfsync { fid, .. }
-        | Tmessage::Tlock { fid, .. }
-        | Tmessage::Tgetlock { fid, .. }
-        | Tmessage::Tmkdir { dfid: fid, .. }
-        | Tmessage::Tunlinkat { dirfid: fid, .. }
-        | Tmessage::Twalk { fid, .. }
-        | Tmessage::Tread { fid, .. }
-        | Tmessage::Twrite { fid, .. }
-        | Tmessage::Tclunk { fid }
-        | Tmessage::Tremove { fid } => [Some(fid), None],
-    }
-}
 
 #[cfg(test)]
 mod tests;

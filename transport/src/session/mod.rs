@@ -311,9 +311,8 @@ impl Session {
         if let Tmessage::Tlopen { fid, flags } | Tmessage::Tlcreate { fid, flags, .. } = *message {
             self.fids.set_open(fid, flags & open::DIRECT != 0);
         }
-        let asked = self.time_of_changes();
-        let kind = message.kind();
-        let pending = Pending { near, kind, undo, change, node, creates, sent: now, asked };
+        let pending = Pending::new(near, message.kind(), undo, now, self.time_of_changes());
+        let pending = Pending { change, node, creates, ..pending };
         let Some(far) = self.tags.take(pending) else {
             if let Some((near, far)) = fids.made {
                 self.fids.unmake(near);
@@ -330,7 +329,7 @@ impl Session {
     /// Takes a reply's head from the channel; `body` bytes of payload follow it.
     pub fn handle_reply(&mut self, head: &Bytes, body: usize) -> Result<Reply, SessionError> {
         let header = Header::read(head).map_err(SessionError::BadReply)?;
-        if matches!(Kind(header.kind), Kind::Rhint | Kind::Rforget) {
+        if Kind(header.kind).is_hint() {
             self.learn(Kind(header.kind), head)?;
             return Ok(Reply::Drop);
         }
@@ -527,16 +526,7 @@ impl Session {
             self.flushes.push_back(Flush { deadline, sent: None, old, near: tag });
             return Ok(Request::Wait);
         }
-        let pending = Pending {
-            near: Some(tag),
-            kind: Kind::Tflush,
-            undo: Undo::Flush(old),
-            change: Change::Nothing,
-            node: None,
-            creates: None,
-            sent: now,
-            asked: 0,
-        };
+        let pending = Pending::new(Some(tag), Kind::Tflush, Undo::Flush(old), now, 0);
         let Some(sent) = self.tags.take(pending) else {
             self.tags.abandon(old);
             return Ok(Request::Answer(Rmessage::Rflush.encode(tag)));
@@ -585,21 +575,22 @@ impl Session {
 
     /// Makes a request of this end's own; says whether there was a tag for it.
     fn own(&mut self, undo: Undo, request: &Tmessage<'_>) -> bool {
-        let pending = Pending {
-            near: None,
-            kind: request.kind(),
-            undo,
-            change: Change::Nothing,
-            node: None,
-            creates: None,
-            sent: self.now,
-            asked: self.time_of_changes(),
-        };
+        let asked = self.time_of_changes();
+        let pending = Pending::new(None, request.kind(), undo, self.now, asked);
         let tag = self.tags.take(pending);
         if let Some(tag) = tag {
             self.requests.push_back(request.encode(tag));
         }
         tag.is_some()
+    }
+
+    /// Lets a request of the kernel's that was kept here have what becomes of it now.
+    fn resolve(&mut self, request: Request) {
+        match request {
+            Request::Forward(head) => self.requests.push_back(Packet::whole(head)),
+            Request::Answer(reply) => self.replies.push_back(reply),
+            Request::Wait => {}
+        }
     }
 
     fn time_of_changes(&self) -> u64 {

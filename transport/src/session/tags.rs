@@ -63,6 +63,28 @@ pub(super) struct Pending {
     pub(super) asked: u64,
 }
 
+impl Pending {
+    /// One that changes, asks and creates nothing; `sent` when the time of changes was `asked`.
+    pub(super) fn new(
+        near: Option<Tag>,
+        kind: Kind,
+        undo: Undo,
+        sent: Duration,
+        asked: u64,
+    ) -> Pending {
+        Pending {
+            near,
+            kind,
+            undo,
+            change: Change::Nothing,
+            node: None,
+            creates: None,
+            sent,
+            asked,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Slot {
     pending: Option<Pending>,

@@ -84,6 +84,14 @@ impl Server {
         self.content(offset, count)
     }
 
+    /// Reads the first pieces of the file, with all answers in time.
+    fn read_on(&mut self, pieces: u64, count: u32) {
+        for at in 0..pieces {
+            self.read(at * u64::from(count), count);
+            while self.answer() {}
+        }
+    }
+
     /// A reader whose third read waits.
     fn waiting(size: usize, count: u32) -> (Server, Wanted) {
         let mut server = Server::new(size);
@@ -190,10 +198,7 @@ fn places_that_are_read_in_turn_are_runs_of_their_own() {
 fn what_changes_is_read_again_and_who_waits_is_not_forgotten() {
     let mut server = Server::new(8 << 20);
     let count = 256 * KIB as u32;
-    for at in 0..4 {
-        server.read(at * u64::from(count), count);
-        while server.answer() {}
-    }
+    server.read_on(4, count);
     server.content.fill(7);
     server.ahead.change_node(6);
     assert!(server.used() > 0, "another file");
@@ -213,10 +218,7 @@ fn what_changes_is_read_again_and_who_waits_is_not_forgotten() {
 fn what_is_too_old_is_asked_for_again() {
     let mut server = Server::new(8 << 20);
     let count = 256 * KIB as u32;
-    for at in 0..4 {
-        server.read(at * u64::from(count), count);
-        while server.answer() {}
-    }
+    server.read_on(4, count);
     let forwarded = server.forwarded;
     server.now += SECOND + Duration::from_nanos(1);
     server.content.fill(7);
@@ -242,10 +244,7 @@ fn a_file_that_shrinks_or_fails_is_left_to_the_file_server() {
 fn a_size_that_is_seen_elsewhere_counts() {
     let mut server = Server::new(8 << 20);
     let count = 256 * KIB as u32;
-    for at in 0..4 {
-        server.read(at * u64::from(count), count);
-        while server.answer() {}
-    }
+    server.read_on(4, count);
     server.ahead.set_size(5, 8 << 20);
     assert!(server.used() > 0);
     server.ahead.set_size(5, 9 << 20);
