@@ -56,9 +56,9 @@ fn entries(
 ) -> Result<Bytes> {
     let mut raw = Vec::with_capacity(count.clamp(LEAST, MOST));
     let mut out = BytesMut::with_capacity(count.min(MOST));
-    let folder = hints.are_on().then(|| Folder::before(s, node, Some(file.fd.as_fd())));
+    let folder = hints.are_on().then(|| Folder::watched(s, node, file.fd.as_fd()));
     if let Some((folder, st)) = folder.as_ref().zip(stat(&file.fd).ok()) {
-        hints.tell(s, folder, b"", Some(&st));
+        hints.tell(folder, b"", Some(&st));
     }
     let _position = lock(&file.position);
     seek(&file.fd, SeekFrom::Start(offset))?;
@@ -90,9 +90,9 @@ fn entries(
         let qid = Qid { kind: qid::kind(kind), version: VERSION, path };
         let offset = entry.next_entry_cookie();
         Entry { qid, offset, kind: dirent_type(kind), name }.write(&mut out);
-        if let Some(folder) = folder.filter(|_| !matches!(name, b"." | b"..")) {
+        if let Some(folder) = folder.as_ref().filter(|_| !matches!(name, b"." | b"..")) {
             if let Ok(st) = stat_entry(&file.fd, name) {
-                hints.tell(s, &folder, name, Some(&st));
+                hints.tell(folder, name, Some(&st));
             }
         }
     }

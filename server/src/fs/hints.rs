@@ -8,8 +8,7 @@
 //! Concurrency: a request's hints are its own until they are sent, right before its reply.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::os::fd::BorrowedFd;
 
 use bytes::Bytes;
 use rustix::fs::{FileType, Statx};
@@ -50,11 +49,9 @@ impl Hints {
 
     /// Tells of `name` in a folder, or of that itself where the name is empty. `st` is what it leads to,
     /// nothing where it leads nowhere.
-    pub fn tell(&mut self, s: &Session, folder: &Folder<'_>, name: &[u8], st: Option<&Statx>) {
-        if !self.on {
-            return;
-        }
-        let list = st.zip(folder.fd).and_then(|(_, fd)| list(fd, name));
+    pub fn tell(&mut self, folder: &Folder<'_>, name: &[u8], st: Option<&Statx>) {
+        let s = folder.session;
+        let list = st.and_then(|_| list(folder.fd, name));
         let node = st.map(|st| {
             let (valid, qid, attributes) = attr::all(s, st);
             let xattrs = list.as_deref().map(Xattrs::from_bytes);
@@ -104,48 +101,51 @@ fn list(folder: BorrowedFd<'_>, name: &[u8]) -> Option<Bytes> {
     xattrs_of_list(&to[..length])
 }
 
-/// A folder that is told of.
-#[derive(Clone, Copy, Debug)]
+/// A folder that is told of. As long as it is there, what changes in it is taken back, whether it has been
+/// told yet or not.
+#[derive(Debug)]
 pub struct Folder<'a> {
+    session: &'a Session,
     /// Its qid's path.
     path: u64,
     /// The mount that it is on.
     mount: u64,
-    /// A descriptor of it, if there is one.
-    fd: Option<BorrowedFd<'a>>,
-    /// It has been watched since before what is told of it was looked at.
+    /// A descriptor of it.
+    fd: BorrowedFd<'a>,
+    /// It has been watched since before what is told of it is looked at.
     watched: bool,
 }
 
 impl<'a> Folder<'a> {
-    /// A folder whose entries have yet to be looked at: it is watched from here on, if it can be.
-    pub fn before(s: &Session, node: &Node, fd: Option<BorrowedFd<'a>>) -> Folder<'a> {
-        let folder = Folder::after(s, node, fd);
-        let watched = folder.watched || folder.watch(s, node);
-        Folder { watched, ..folder }
+    /// A folder that is about to be looked at. What is told of it is watched if it is by now.
+    pub fn new(session: &'a Session, node: &Node, fd: BorrowedFd<'a>) -> Folder<'a> {
+        let path = session.export.devices().path(node.id.device, node.id.inode);
+        let watched = session.workers.watches.look(session.owner, path);
+        Folder { session, path, mount: node.id.mount, fd, watched }
     }
 
-    /// A folder of which something has been looked at already: that is watched if the folder was.
-    pub fn after(s: &Session, node: &Node, fd: Option<BorrowedFd<'a>>) -> Folder<'a> {
-        let path = s.export.devices().path(node.id.device, node.id.inode);
-        let watched = s.workers.watches.is_watched(s.owner, path);
-        Folder { path, mount: node.id.mount, fd, watched }
+    /// The same, and from here on it is watched, if it can be.
+    pub fn watched(session: &'a Session, node: &Node, fd: BorrowedFd<'a>) -> Folder<'a> {
+        let mut folder = Folder::new(session, node, fd);
+        if !folder.watched && folder.watch(node) {
+            folder.watched = session.workers.watches.look(session.owner, folder.path);
+        }
+        folder
     }
 
     /// Watches it for the next time. What was told of `name` without a watch is taken back as well if it
     /// changes from now on.
-    pub fn watch_from_here(&self, s: &Session, node: &Node, name: &[u8]) {
-        if self.watch(s, node) {
-            s.workers.watches.tell(s.owner, self.path, name);
+    pub fn watch_from_here(&self, node: &Node, name: &[u8]) {
+        if !self.watched && self.watch(node) {
+            self.session.workers.watches.tell(self.session.owner, self.path, name);
         }
     }
 
     /// Watches it. Not on file systems that others change without this kernel.
-    fn watch(&self, s: &Session, node: &Node) -> bool {
-        let disk = s.export.disks().root(node.id.device);
+    fn watch(&self, node: &Node) -> bool {
+        let disk = self.session.export.disks().root(node.id.device);
         let ours = disk.is_some_and(|disk| disk.has_attributes());
-        let fd = self.fd.filter(|_| ours);
-        fd.is_some_and(|fd| s.workers.watches.watch(s.owner, self.path, fd))
+        ours && self.session.workers.watches.watch(self.session.owner, self.path, self.fd)
     }
 
     /// Whether a watch of the folder reports what happens to such an entry.
@@ -155,11 +155,10 @@ impl<'a> Folder<'a> {
     }
 }
 
-/// Tells of a folder's own attributes.
-pub fn tell_folder(s: &Session, hints: &mut Hints, node: &Arc<Node>, st: &Statx) {
-    if hints.are_on() {
-        let handle = s.tree.handle(node).ok();
-        let folder = Folder::after(s, node, handle.as_ref().map(|fd| fd.as_fd()));
-        hints.tell(s, &folder, b"", Some(st));
+impl Drop for Folder<'_> {
+    fn drop(&mut self) {
+        if self.watched {
+            self.session.workers.watches.looked(self.session.owner, self.path);
+        }
     }
 }

@@ -14,7 +14,7 @@ use transport::ninep::message::Qids;
 
 use super::errno::{Errno, Result};
 use super::fid::{Fid, Role};
-use super::hints::{self, Folder, Hints};
+use super::hints::{Folder, Hints};
 use super::node::{Name, Node, stat};
 use super::session::Session;
 use super::tree::Found;
@@ -34,9 +34,13 @@ pub fn attach(
         return Err(Errno::NOENT);
     }
     let root = s.tree.root().clone();
-    let st = stat(s.tree.handle(&root)?)?;
+    let handle = s.tree.handle(&root)?;
+    let folder = hints.are_on().then(|| Folder::new(s, &root, handle.as_fd()));
+    let st = stat(&handle)?;
     let qid = s.export.devices().qid(&st);
-    hints::tell_folder(s, hints, &root, &st);
+    if let Some(folder) = folder {
+        hints.tell(&folder, b"", Some(&st));
+    }
     s.fids.put(fid, Fid::new(root, Role::Path))?;
     Ok(Rmessage::Rattach { qid })
 }
@@ -95,15 +99,15 @@ fn walk_by(
     let mut qids = Qids::default();
     for (at, name) in names.iter().enumerate() {
         let handle = node.cached().filter(|_| hints.are_on() && *name != b"..");
-        let folder = handle.as_ref().map(|fd| Folder::after(s, &node, Some(fd.as_fd())));
+        let folder = handle.as_ref().map(|fd| Folder::new(s, &node, fd.as_fd()));
         let found = step(&node, name)?;
         if let Some(folder) = folder {
             match &found {
-                Ok(found) => hints.tell(s, &folder, name, Some(&found.st)),
-                Err(Errno::NOENT) => hints.tell(s, &folder, name, None),
+                Ok(found) => hints.tell(&folder, name, Some(&found.st)),
+                Err(Errno::NOENT) => hints.tell(&folder, name, None),
                 Err(_) => {}
             }
-            folder.watch_from_here(s, &node, name);
+            folder.watch_from_here(&node, name);
         }
         match found {
             Ok(found) => {

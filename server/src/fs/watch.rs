@@ -84,6 +84,14 @@ struct Told {
     names: HashSet<u64>,
     /// Any name may have been.
     any: bool,
+    /// Requests that look at what is in the folder now, and will tell of it.
+    looking: u32,
+}
+
+impl Told {
+    fn new(owner: Owner, path: u64) -> Told {
+        Told { owner, path, names: HashSet::new(), any: false, looking: 0 }
+    }
 }
 
 /// A folder's path and a name in it that has changed; an empty one for all of it.
@@ -104,6 +112,27 @@ impl Watches {
         self.fd.get_or_init(|| rustix::fs::inotify::init(flags).ok()).as_ref()
     }
 
+    /// Somebody is about to look at what is in `owner`'s folder `path`; says whether it is watched. If so,
+    /// everything that changes in it is taken back until [`looked`](Self::looked): what was seen before and is
+    /// told later would never be.
+    pub fn look(&self, owner: Owner, path: u64) -> bool {
+        let mut state = lock(&self.state);
+        state.clock += 1;
+        let clock = state.clock;
+        let Some(watch) = state.watch(owner, path) else { return false };
+        watch.used = clock;
+        watch.of(owner).into_iter().for_each(|told| told.looking += 1);
+        true
+    }
+
+    /// The same has been looked at, and told.
+    pub fn looked(&self, owner: Owner, path: u64) {
+        let mut state = lock(&self.state);
+        // A watch that has ended meanwhile, and one that has begun, know nothing of it.
+        let told = state.watch(owner, path).and_then(|watch| watch.of(owner));
+        told.into_iter().for_each(|told| told.looking = told.looking.saturating_sub(1));
+    }
+
     /// Whether `owner`'s folder `path` is being watched.
     pub fn is_watched(&self, owner: Owner, path: u64) -> bool {
         lock(&self.state).by_path.contains_key(&(owner, path))
@@ -115,10 +144,8 @@ impl Watches {
         let mut state = lock(&self.state);
         state.clock += 1;
         let clock = state.clock;
-        if let Some(wd) = state.by_path.get(&(owner, path)).copied() {
-            if let Some(watch) = state.by_wd.get_mut(&wd) {
-                watch.used = clock;
-            }
+        if let Some(watch) = state.watch(owner, path) {
+            watch.used = clock;
             return true;
         }
         let Some(fd) = self.open() else { return false };
@@ -128,7 +155,7 @@ impl Watches {
         let Ok(wd) = add(fd, dir) else { return false };
         let watch = state.by_wd.entry(wd).or_default();
         watch.used = clock;
-        let told = Told { owner, path, names: HashSet::new(), any: false };
+        let told = Told::new(owner, path);
         // The same folder by another path: it has one watch.
         let other = watch.owners.iter().position(|told| told.owner == owner);
         let other = other.map(|at| watch.owners.swap_remove(at).path);
@@ -141,7 +168,7 @@ impl Watches {
         true
     }
 
-    /// `name` of the folder is about to be told as watched; the folder itself where it is empty.
+    /// `name` of the folder has been looked at and is told of; the folder itself where it is empty.
     pub fn tell(&self, owner: Owner, path: u64, name: &[u8]) {
         let hash = self.hasher.hash_one(name);
         let mut state = lock(&self.state);
@@ -149,15 +176,14 @@ impl Watches {
         if state.told >= ALL_TOLD && state.clock % RECOUNT == 0 {
             state.told = state.count();
         }
-        let State { by_wd, by_path, told: all, .. } = &mut *state;
-        let watch = by_path.get(&(owner, path)).and_then(|wd| by_wd.get_mut(wd));
-        let told = watch.and_then(|watch| watch.owners.iter_mut().find(|told| told.owner == owner));
-        if let Some(told) = told {
-            if told.names.len() < TOLD && *all < ALL_TOLD {
-                *all += usize::from(told.names.insert(hash));
-            } else {
-                told.any = true;
-            }
+        let room = state.told < ALL_TOLD;
+        let told = state.watch(owner, path).and_then(|watch| watch.of(owner));
+        let Some(told) = told else { return };
+        if room && told.names.len() < TOLD {
+            let new = told.names.insert(hash);
+            state.told += usize::from(new);
+        } else {
+            told.any = true;
         }
     }
 
@@ -212,7 +238,8 @@ impl Watches {
         for told in &mut watch.owners {
             // What happens in a folder changes its own attributes too.
             let itself = told.names.remove(&own);
-            if told.names.remove(&hash) || itself || told.any || name.is_empty() {
+            let any = told.any || told.looking > 0 || name.is_empty();
+            if told.names.remove(&hash) || itself || any {
                 records.entry(told.owner).or_default().insert((told.path, name.to_vec()));
             }
             if name.is_empty() {
@@ -229,7 +256,19 @@ impl Watches {
     }
 }
 
+impl Watch {
+    /// What has been told to `owner`.
+    fn of(&mut self, owner: Owner) -> Option<&mut Told> {
+        self.owners.iter_mut().find(|told| told.owner == owner)
+    }
+}
+
 impl State {
+    /// The watch of an owner's folder.
+    fn watch(&mut self, owner: Owner, path: u64) -> Option<&mut Watch> {
+        self.by_wd.get_mut(self.by_path.get(&(owner, path))?)
+    }
+
     /// Names that are remembered as told.
     fn count(&self) -> usize {
         let owners = self.by_wd.values().flat_map(|watch| &watch.owners);
@@ -276,7 +315,30 @@ fn message(records: &BTreeSet<Record>) -> Packet {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
+
+    #[test]
+    fn what_changes_while_somebody_looks_is_taken_back_told_or_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = std::fs::File::open(dir.path()).unwrap();
+        let watches = Watches::default();
+        let change = |name: &str| std::fs::write(dir.path().join(name), "x").unwrap();
+        let taken = || watches.drain().len();
+        assert!(watches.watch(1, 9, folder.as_fd()));
+        change("untold");
+        assert_eq!(taken(), 0);
+        assert!(watches.look(1, 9) && !watches.look(2, 9) && !watches.look(1, 8));
+        for name in ["a", "a", "b"] {
+            change(name);
+            assert_eq!(taken(), 1, "{name}");
+        }
+        watches.looked(1, 9);
+        watches.looked(2, 9);
+        change("b");
+        assert_eq!(taken(), 0);
+    }
 
     #[test]
     fn what_is_remembered_as_told_is_bounded_and_nothing_is_missed_for_it() {
@@ -284,7 +346,7 @@ mod tests {
         {
             let mut state = lock(&watches.state);
             for wd in 0..64 {
-                let told = Told { owner: 1, path: wd as u64, names: HashSet::new(), any: false };
+                let told = Told::new(1, wd as u64);
                 state.by_wd.insert(wd, Watch { owners: vec![told], used: 0 });
                 state.by_path.insert((1, wd as u64), wd);
             }

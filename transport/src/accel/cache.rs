@@ -179,7 +179,8 @@ impl Cache {
             }
             let Some(node) = node else { continue };
             if self.may_learn(node.qid.path, asked) {
-                let age = Age { since: sent, watched: node.watched };
+                // A folder that has changed since may have taken this back before it came.
+                let age = Age { since: sent, watched: node.watched && names };
                 let stat = Stat { valid: node.valid, qid: node.qid, attributes: node.attributes };
                 let xattrs = node.xattrs.map(|xattrs| Box::from(xattrs.as_bytes()));
                 self.put_node(node.qid.path, Known { age, stat, xattrs });
@@ -482,6 +483,20 @@ mod tests {
         assert_eq!((cache.child(SECOND, DIR, b"a"), cache.stat(SECOND, 7)), (None, None));
         cache.learn(SECOND, asked, &hint(entries(), true));
         assert_eq!((cache.child(SECOND, DIR, b"a"), cache.stat(SECOND, 7)), (None, None));
+    }
+
+    #[test]
+    fn what_was_taken_back_before_it_was_told_is_not_believed_to_be_watched() {
+        let mut cache = cache();
+        let asked = cache.tick();
+        one(&mut cache, SECOND, true);
+        // The name leads to another node now, and what is on its way was seen before the last change of that.
+        cache.change_name(DIR, b"a");
+        let entries = vec![Entry { name: b"a", node: Some(node(8, true)) }];
+        cache.learn(SECOND, asked, &hint(entries, true));
+        assert_eq!(cache.child(SECOND, DIR, b"a"), None);
+        cache.heard(3 * SECOND);
+        assert_eq!(cache.stat(3 * SECOND, 8), None);
     }
 
     #[test]
