@@ -165,7 +165,7 @@ fn a_person_who_gives_up_leaves_no_mount() {
     let far = place.at("far");
     fs::write(&far, "#!/bin/sh\nexec sleep 60\n").unwrap();
     fs::set_permissions(&far, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let mut command = place.command();
+    let mut command = place.command_by(&["env", "--default-signal=INT"]);
     command.arg(place.qube()).arg("/srv").arg(place.at("here")).arg("--via").arg(&far);
     let mut child = command.args(["--frontend", "fuse"]).stderr(Stdio::null()).spawn().unwrap();
     within(|| place.daemon());

@@ -69,7 +69,15 @@ impl Place {
 
     /// `qvm-mount-folder` as it is run here, without arguments.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_qvm-mount-folder"));
+        self.command_by(&[])
+    }
+
+    /// The same by another program, whose words come first: a shell that runs tests in the background has its
+    /// children ignore SIGINT, which `env` undoes.
+    pub fn command_by(&self, words: &[&str]) -> Command {
+        let words = [words, &[env!("CARGO_BIN_EXE_qvm-mount-folder")]].concat();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
         command.env("XDG_RUNTIME_DIR", self.at("run"));
         for name in ["SUDO_UID", "SUDO_GID"] {
             command.env_remove(name);
