@@ -117,7 +117,8 @@ pub fn read_large_ring(setting: &Setting) -> Result<Vec<Line>> {
 
 /// With a round trip that is longer than the machine's own.
 pub fn read_delayed(setting: &Setting) -> Result<Vec<Line>> {
-    let bytes = setting.effort.bytes;
+    // Long enough that how it begins, several round trips, does not decide.
+    let bytes = 4 * setting.effort.bytes;
     let mut lines = Vec::new();
     for (ring, msize, name) in [
         (DEFAULT_RING, 65_536, "msize 64K, 64 KiB ring"),
@@ -127,11 +128,16 @@ pub fn read_delayed(setting: &Setting) -> Result<Vec<Line>> {
         let near = served(setting, ring, Duration::ZERO)?;
         let far = served(setting, ring, DELAY)?;
         let (mut near, mut far) = ((near.session(msize)?, near), (far.session(msize)?, far));
-        // A small msize without read-ahead would take minutes for what is one second otherwise.
-        let bytes = if msize == 65_536 { bytes / 4 } else { bytes };
+        let mut raw = Raw::start(&setting.programs, &shape(ring, Duration::ZERO))?;
+        let mut late = Raw::start(&setting.programs, &shape(ring, DELAY))?;
         let samples = interleaved(
             setting.effort.rounds,
-            &mut [&mut || near.0.read_rate(1, bytes), &mut || far.0.read_rate(1, bytes)],
+            &mut [
+                &mut || near.0.read_rate(1, bytes),
+                &mut || far.0.read_rate(1, bytes),
+                &mut || raw.rate(Way::Read, bytes),
+                &mut || late.rate(Way::Read, bytes),
+            ],
         )?;
         let what = format!("sequential read, one in flight, {name}, 5 ms of added round trip");
         let case = name.replace("msize ", "").replace(", ", "-").replace(' ', "-");
@@ -141,8 +147,22 @@ pub fn read_delayed(setting: &Setting) -> Result<Vec<Line>> {
                 .against("the same without", &samples[1], &samples[0])
                 .target(Target::AtLeast(0.90)),
         );
+        // What the delay costs the bare channel: the relays hold back what is on its way.
+        lines.push(
+            Line::new(
+                &format!("bare channel, {}, 5 ms of added round trip", shown(ring)),
+                &format!("bandwidth/read-5ms/{case}/raw"),
+                "MB/s",
+                &samples[3],
+            )
+            .against("the same without", &samples[3], &samples[2]),
+        );
     }
     Ok(lines)
+}
+
+fn shown(ring: usize) -> &'static str {
+    if ring == MAX_RING { "1 MiB ring" } else { "64 KiB ring" }
 }
 
 /// Writes over a file that is there.

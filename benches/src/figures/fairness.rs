@@ -98,7 +98,7 @@ pub fn mounts(setting: &Setting) -> Result<Vec<Line>> {
     let most = COUNTS[COUNTS.len() - 1];
     let sessions = std::cell::RefCell::new(sessions(&served, most, MSIZE)?);
     let spreads = std::cell::RefCell::new(vec![Vec::new(); COUNTS.len()]);
-    let load = Load { write: false, depth: 1 };
+    let load = Load { write: false, depth: 2 };
     let total = |at: usize| {
         let count = COUNTS[at];
         // The more there are, the longer it takes until a share says something.

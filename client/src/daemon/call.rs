@@ -20,7 +20,7 @@ use crate::plan::Via;
 /// The service's program, for `--via local` and `--via ssh`.
 const SERVICE: &str = "qvm-folder-server";
 /// Bytes of the socket buffers that the channel's processes read from and write to.
-const BUFFER: usize = 256 * 1024;
+const BUFFER: usize = 64 * 1024;
 /// Bytes of qrexec's own ring that are asked for: the most that it gives. It carries half as much again as
 /// one of the default 64 KiB.
 pub const RING: &str = "--buffer-size=1048576";

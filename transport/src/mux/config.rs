@@ -29,8 +29,8 @@ pub struct Config {
     /// message of every stream must fit, and as much again: with less, streams with half a message
     /// each could wait for one another's credit for ever. It is what a hostile peer can make us hold.
     pub channel_window: u32,
-    /// How far `stream_window` may grow where RTT × rate asks for it: 4.5 MiB are on their way at
-    /// 900 MB/s and 5 ms, and sixteen busy streams are to stay within 64 MiB.
+    /// How far `stream_window` may grow where RTT × rate asks for it: 7.5 MB are on their way at
+    /// 1.5 GB/s and 5 ms, and a window is to hold two round trips' worth.
     pub stream_window_max: u32,
     /// How far `channel_window` may grow.
     pub channel_window_max: u32,
@@ -60,7 +60,7 @@ impl Default for Config {
             chunk: 65_520,
             stream_window: 2 << 20,
             channel_window: 128 << 20,
-            stream_window_max: 4 << 20,
+            stream_window_max: 16 << 20,
             channel_window_max: 128 << 20,
             max_message: Msize::MAX.bytes() + Msize::IO_HEADER,
             small_burst: 128 << 10,

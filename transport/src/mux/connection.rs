@@ -43,7 +43,7 @@ pub struct Stats {
     pub frames_in: u64,
     /// See `frames_in`.
     pub frames_out: u64,
-    /// Messages given out: small ones, and bulk.
+    /// Small messages given out, and frames of bulk.
     pub small_out: u64,
     /// See `small_out`.
     pub bulk_out: u64,
@@ -317,7 +317,7 @@ impl Connection {
             self.stats.frames_out += 1;
             match class {
                 Class::Small => self.stats.small_out += 1,
-                Class::Bulk => self.stats.bulk_out += u64::from(sent.ends_message),
+                Class::Bulk => self.stats.bulk_out += 1,
             }
         }
         let bytes = to.finish();

@@ -52,8 +52,6 @@ fn length(kind: Kind, bytes: u32) -> u32 {
 pub(crate) struct Sent {
     /// Its charge.
     pub charge: u32,
-    /// Whether its message ends with it.
-    pub ends_message: bool,
 }
 
 /// The sending half of a stream.
@@ -183,8 +181,7 @@ impl SendHalf {
         }
         message.have -= bytes;
         message.sent += bytes;
-        let ends_message = message.sent == message.total;
-        if ends_message {
+        if message.sent == message.total {
             lane.pop_front();
         }
         self.queued -= bytes as usize;
@@ -195,7 +192,7 @@ impl SendHalf {
             _ => 0,
         };
         debug_assert!(charge as usize <= HEADER + chunk as usize + FRAME_CHARGE as usize);
-        Some(Sent { charge, ends_message })
+        Some(Sent { charge })
     }
 }
 

@@ -15,13 +15,14 @@ use rustix::io::Errno;
 use super::buffer::Buffers;
 use super::outbox::Outbox;
 use super::ready::Ready;
+use super::unsent::{self, Unsent};
 use crate::mux::preface::{Answer, ClientHello, Preface, PrefaceError, PrefaceReader, ServerHello};
 use crate::mux::{ChannelError, Connection, Reason};
 
 /// Bytes read or written before the other work of the thread has its turn.
-const TURN: usize = 1024 * 1024;
+const TURN: usize = 128 * 1024;
 /// Bytes taken from the multiplexer at a time: what has been taken cannot be overtaken any more.
-const TAKE: usize = 128 * 1024;
+const TAKE: usize = 64 * 1024;
 
 /// Why a channel ended.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +83,12 @@ pub struct Channel {
     writable: bool,
     /// The multiplexer had nothing more to send when it was asked last.
     drained: bool,
+    unsent: Unsent,
+}
+
+/// Bounds what `output` may hold. Fails where it is no socket: a pipe has a small buffer by itself.
+fn hold(output: &OwnedFd, bytes: usize) {
+    let _ = rustix::net::sockopt::set_socket_send_buffer_size(output, bytes);
 }
 
 impl Channel {
@@ -139,6 +146,7 @@ impl Channel {
         for fd in [&input, &output] {
             rustix::io::ioctl_fionbio(fd, true)?;
         }
+        hold(&output, unsent::ALONE);
         registry.register(&mut SourceFd(&input.as_raw_fd()), Self::INPUT, Interest::READABLE)?;
         registry.register(&mut SourceFd(&output.as_raw_fd()), Self::OUTPUT, Interest::WRITABLE)?;
         Ok(Channel {
@@ -152,6 +160,7 @@ impl Channel {
             ready: Ready::UNKNOWN,
             writable: true,
             drained: false,
+            unsent: Unsent::default(),
         })
     }
 
@@ -240,6 +249,10 @@ impl Channel {
             };
             given += written.bytes;
             self.writable = !written.full;
+            let stats = self.mux.stats();
+            if let Some(bytes) = self.unsent.sent(now, stats.small_out, stats.bulk_out) {
+                hold(&self.output, bytes);
+            }
         }
         Ok(given > 0)
     }

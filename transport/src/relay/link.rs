@@ -33,7 +33,7 @@ const QUEUE: usize = 2 * 1024 * 1024;
 /// Bytes of replies that may wait for the socket before no more requests are taken.
 const BACKLOG: usize = 4 * 1024 * 1024;
 /// Bytes read before the other streams have their turn.
-const TURN: usize = 512 * 1024;
+const TURN: usize = 128 * 1024;
 
 /// Why a link ended.
 #[derive(Clone, Debug, thiserror::Error)]

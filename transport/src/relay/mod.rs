@@ -23,3 +23,4 @@ pub mod pump;
 pub mod ready;
 pub mod spin;
 mod sys;
+mod unsent;
