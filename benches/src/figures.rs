@@ -7,6 +7,7 @@
 //! What is read is in the page cache of the server's side, and what is written overwrites a file that
 //! is there: this is about the way between two qubes, not about a disk.
 
+mod acceleration;
 mod bandwidth;
 mod copied;
 mod cost;
@@ -127,6 +128,7 @@ pub const GROUPS: &[Group] = &[
     ("mounts", fairness::mounts),
     ("memory", fairness::memory),
     ("metadata", metadata::all),
+    ("acceleration", acceleration::all),
     ("mount", mount::all),
     ("copied", copied::all),
     ("cost", cost::all),

@@ -95,10 +95,25 @@ impl Pair {
     }
 
     fn is_listed(&self, socket: &Path) -> Result<bool> {
-        let mut list = Command::new(self.programs.path("qvm-mount-folder"));
-        let output = list.arg("--list").env("XDG_RUNTIME_DIR", self.at("client")).output()?;
         let name = socket.to_str().context("a temporary folder's name is text")?;
-        Ok(String::from_utf8_lossy(&output.stdout).contains(name))
+        Ok(self.list(&[])?.contains(name))
+    }
+
+    fn list(&self, options: &[&str]) -> Result<String> {
+        let mut list = Command::new(self.programs.path("qvm-mount-folder"));
+        list.arg("--list").args(options).env("XDG_RUNTIME_DIR", self.at("client"));
+        Ok(String::from_utf8(list.output()?.stdout)?)
+    }
+
+    /// Round trips that the folders of this pair have taken so far.
+    ///
+    /// # Errors
+    /// The daemon does not say.
+    pub fn round_trips(&self) -> Result<u64> {
+        let list: serde_json::Value = serde_json::from_str(&self.list(&["--json"])?)?;
+        let mounts = list["mounts"].as_array().context("a list of mounts")?;
+        let count = |mount: &serde_json::Value| mount["round_trips"].as_u64();
+        mounts.iter().map(count).sum::<Option<u64>>().context("a count of round trips")
     }
 
     /// A new 9P session with the folder at `socket`.

@@ -112,6 +112,21 @@ impl Sshfs {
     }
 }
 
+/// Whether sshfs can mount here; the error says what is not there.
+///
+/// # Errors
+/// FUSE or one of the programs is missing.
+pub fn sshfs_can_mount() -> Result<(), String> {
+    super::fuse_of_this_machine()?;
+    match find("sshfs").and(find("sftp-server")) {
+        Some(_) => Ok(()),
+        None => {
+            Err("sshfs and sftp-server are not there (packages sshfs, openssh-sftp-server)"
+                .to_owned())
+        }
+    }
+}
+
 fn device(path: &Path) -> Result<u64> {
     Ok(rustix::fs::stat(path)?.st_dev)
 }
