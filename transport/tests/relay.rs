@@ -166,7 +166,7 @@ impl Client {
     fn ask(&mut self, right: Right, fd: Option<OwnedFd>) -> LinkId {
         let id = LinkId(self.next);
         self.next += 1;
-        let terms = Terms { limit: Msize::MAX, coherence: Duration::ZERO };
+        let terms = Terms { limit: Msize::MAX, coherence: Duration::ZERO, tells: false };
         let stats = Arc::default();
         self.commands.send(Command::Open { id, right, terms, fd, stats });
         id

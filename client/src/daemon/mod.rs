@@ -416,7 +416,8 @@ impl Daemon {
             }
             None => limit,
         };
-        Ok(Terms { limit, coherence: Duration::from_micros(want.coherence) })
+        let coherence = Duration::from_micros(want.coherence);
+        Ok(Terms { limit, coherence, tells: want.fuse.is_some() })
     }
 
     /// Opens a stream for a folder, over the channel if there is one, else over one that is made now.

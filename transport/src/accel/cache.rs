@@ -15,7 +15,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 
-use super::hint::{Entry, Hint, Xattrs};
+use super::hint::{Entry, Hint, NO_XATTRS, WATCHED, Xattrs};
 use crate::ninep::message::Attributes;
 use crate::ninep::{Qid, QidKind};
 
@@ -23,7 +23,7 @@ use crate::ninep::{Qid, QidKind};
 const MOST: usize = 64 << 10;
 /// How long what is watched is good at the longest: what no watch sees, such as a change through a
 /// shared mapping, is seen then.
-const WATCHED: Duration = Duration::from_secs(30);
+pub const LONGEST: Duration = Duration::from_secs(30);
 /// Changes that are remembered one by one. With more, hints that were asked for before are not used.
 const CHANGES: usize = 1024;
 
@@ -153,6 +153,15 @@ impl Cache {
         self.node(now, path).map(|known| &known.stat)
     }
 
+    /// What is known of a node, in the bits that [`hint::WATCHED`](super::hint::WATCHED) and the one beside
+    /// it are.
+    pub fn told(&self, now: Duration, path: u64) -> u64 {
+        let Some(known) = self.node(now, path) else { return 0 };
+        let watched = if self.is_watched(now, known.age) { WATCHED } else { 0 };
+        let none = known.xattrs.as_ref().is_some_and(|names| names.is_empty());
+        watched | if none { NO_XATTRS } else { 0 }
+    }
+
     /// The names of a node's extended attributes, if they are known.
     pub fn xattrs(&self, now: Duration, path: u64) -> Option<Xattrs<'_>> {
         self.node(now, path)?.xattrs.as_deref().map(Xattrs::from_bytes)
@@ -163,9 +172,12 @@ impl Cache {
     }
 
     fn is_good(&self, now: Duration, age: Age) -> bool {
+        now.saturating_sub(age.since) <= self.coherence || self.is_watched(now, age)
+    }
+
+    fn is_watched(&self, now: Duration, age: Age) -> bool {
         let within = |since: Duration, time| now.saturating_sub(since) <= time;
-        within(age.since, self.coherence)
-            || (age.watched && within(self.heard, self.coherence) && within(age.since, WATCHED))
+        age.watched && within(self.heard, self.coherence) && within(age.since, LONGEST)
     }
 
     /// Learns from a hint that belongs to a request sent at `sent`, when the time of changes was
@@ -459,7 +471,7 @@ mod tests {
         assert!(cache.stat(4 * SECOND, 7).is_none());
         cache.heard(4 * SECOND);
         assert!(cache.child(4 * SECOND, DIR, b"a").is_some());
-        let late = WATCHED + SECOND;
+        let late = LONGEST + SECOND;
         cache.heard(late);
         assert!(cache.stat(late, 7).is_none(), "not for ever");
     }

@@ -47,6 +47,12 @@ pub const MAX_HINT: usize = 64 << 10;
 /// more to take back, everything is.
 pub const MAX_FORGET: usize = 32 << 10;
 
+/// In `valid` of an `Rgetattr` that a [telling](crate::session::Session::telling) session answers: whatever
+/// makes it untrue will be said.
+pub const WATCHED: u64 = 1 << 63;
+/// There as well: the node has no extended attributes.
+pub const NO_XATTRS: u64 = 1 << 62;
+
 const HAS_NODE: u8 = 1;
 const NODE_WATCHED: u8 = 2;
 const NAMES_WATCHED: u8 = 1;

@@ -49,6 +49,8 @@ pub struct Terms {
     pub limit: Msize,
     /// How old what is answered without the far end may be; zero: nothing is.
     pub coherence: Duration,
+    /// Whether the 9P client is one that is [told](Session::telling) what it may believe for long.
+    pub tells: bool,
 }
 
 /// What the owner wants.
@@ -246,6 +248,9 @@ impl Links {
             let mut session = Session::new(limit);
             if !stream.terms.coherence.is_zero() {
                 session = session.with_accel(Accel::new(stream.terms.coherence, &self.shared));
+                if stream.terms.tells {
+                    session = session.telling();
+                }
             }
             let link = Link::new(id, fd, session, stats, cx.registry, Readiness(FIRST + at));
             let link = link.map_err(|error| Reason::new(Code::RESOURCES, error.to_string()))?;

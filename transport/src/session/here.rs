@@ -54,6 +54,7 @@ impl Session {
             }
             Tmessage::Tgetattr { fid, .. } => self.stat_here(now, fid).map(|stat| {
                 let Stat { valid, qid, attributes } = *stat;
+                let valid = valid | self.told(now, fid);
                 Rmessage::Rgetattr { valid, qid, attributes }.encode(tag)
             }),
             Tmessage::Txattrwalk { fid, newfid, name } => {
@@ -112,6 +113,14 @@ impl Session {
 
     fn stat_here(&self, now: Duration, fid: Fid) -> Option<&Stat> {
         self.accel.as_ref()?.cache.stat(now, self.fids.path(fid)?)
+    }
+
+    /// What a client that is told more learns of a node beyond its attributes.
+    fn told(&self, now: Duration, fid: Fid) -> u64 {
+        match (&self.accel, self.fids.path(fid)) {
+            (Some(accel), Some(path)) if self.tells => accel.cache.told(now, path),
+            _ => 0,
+        }
     }
 
     /// An extended attribute that is not there, or the list of those that are.
@@ -283,6 +292,10 @@ impl Session {
         };
         if kind == Kind::Rforget {
             let records = hint::decode_forget(message).map_err(SessionError::BadReply)?;
+            if self.tells {
+                let head = Bytes::copy_from_slice(message);
+                self.replies.push_back(Packet { head, body: Default::default() });
+            }
             if records.is_empty() {
                 accel.change_all();
             }

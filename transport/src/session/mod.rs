@@ -36,7 +36,7 @@ use core::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::accel::Accel;
+use crate::accel::{Accel, hint};
 use crate::id::{Fid, Msize, Tag};
 use crate::ninep::message::{VERSION, lock, open};
 use crate::ninep::packet::{HEADER, Header};
@@ -151,6 +151,8 @@ pub struct Session {
     keeping: Option<(Fid, u64)>,
     /// The far end has given a hint.
     hinted: bool,
+    /// The 9P client is told what it may believe for long, and when no more.
+    tells: bool,
     /// Requests that wait for fids to be made at the far end, oldest first.
     held: VecDeque<Held>,
     /// The latest time that was given.
@@ -186,6 +188,7 @@ impl Session {
             accel: None,
             keeping: None,
             hinted: false,
+            tells: false,
             held: VecDeque::new(),
             now: Duration::ZERO,
             arena: BytesMut::new(),
@@ -196,6 +199,15 @@ impl Session {
     #[must_use]
     pub fn with_accel(self, accel: Accel) -> Session {
         Session { accel: Some(accel), ..self }
+    }
+
+    /// The same for a 9P client that remembers what it was told: an `Rgetattr` that is answered here says by
+    /// [`WATCHED`](crate::accel::hint::WATCHED) what will be taken back once it is not true any more, and
+    /// the far end's `Rforget` is passed on. One without records, which takes back everything, comes as
+    /// well when the far end is gone.
+    #[must_use]
+    pub fn telling(self) -> Session {
+        Session { tells: true, ..self }
     }
 
     /// The msize that both ends agreed on, once they did.
@@ -415,6 +427,9 @@ impl Session {
     /// comes from now on. Without this the kernel would give those that wait ECONNRESET when its socket
     /// closes, which no program expects of a file.
     pub fn fail(&mut self) {
+        if self.tells && !self.failed {
+            self.replies.push_back(hint::forget([]));
+        }
         self.failed = true;
         self.requests.clear();
         let waiting = self.tags.waiting().filter(|(_, kind)| *kind != Kind::Tflush);

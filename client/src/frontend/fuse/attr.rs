@@ -10,6 +10,7 @@ use polyfuse_kernel::{
 };
 use rustix::fs::FileType;
 use rustix::io::Errno;
+use transport::accel::hint;
 use transport::ninep::message::{Attributes, SetAttributes, Time, attr, setattr};
 use transport::ninep::{Pieces, Qid, QidKind, Rmessage, Tmessage};
 
@@ -33,6 +34,12 @@ pub struct Attr {
     /// When the node was born, where the server knows; tells two nodes apart that had the same inode
     /// number one after the other.
     pub born: Option<(u64, u64)>,
+    /// Whether it will be said when they are not true any more.
+    pub watched: bool,
+    /// Whether it is known to have no extended attributes.
+    pub no_xattrs: bool,
+    /// How often something had been taken back when they were asked for.
+    pub at: u64,
 }
 
 impl Attr {
@@ -51,7 +58,8 @@ impl Attr {
         }
         let born = valid & attr::BTIME != 0;
         let born = born.then_some((attributes.btime.sec, attributes.btime.nsec));
-        Ok(Attr { attributes, born })
+        let (watched, no_xattrs) = (valid & hint::WATCHED != 0, valid & hint::NO_XATTRS != 0);
+        Ok(Attr { attributes, born, watched, no_xattrs, at: 0 })
     }
 
     /// Whether it is a folder.
@@ -112,10 +120,11 @@ impl Mount {
         if qid.path != node.identity.path || attr.is_dir() != node.is_dir() {
             return Err(Errno::STALE);
         }
-        node.saw(attr);
+        self.saw(node, attr);
+        let lifetime = self.lifetime_of(attr);
         Ok(Reply::of(&fuse_attr_out {
-            attr_valid: self.lifetime.as_secs(),
-            attr_valid_nsec: self.lifetime.subsec_nanos(),
+            attr_valid: lifetime.as_secs(),
+            attr_valid_nsec: lifetime.subsec_nanos(),
             dummy: 0,
             attr: self.fuse_attr(qid, attr),
         }))

@@ -8,7 +8,7 @@
 //!                                    └─► ninep ═ 9P socket ═► the channel's relay
 //! ```
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -51,6 +51,12 @@ const WANTED: u32 = FUSE_ASYNC_READ
 /// Wanted where what is told lives for some time at all.
 const PLUS: u32 = FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO;
 
+/// How long the kernel may believe what is taken back when it is not true any more: as long as the relay
+/// itself believes it, for the sake of what no watch sees.
+const LONG: Duration = transport::accel::cache::LONGEST;
+/// The protocol's minor version since which a name can be made to be looked at again: Linux 6.2's.
+const EXPIRES: u32 = 38;
+
 /// A mount.
 pub struct Mount {
     /// The server.
@@ -65,6 +71,8 @@ pub struct Mount {
     pub idmap: IdMap,
     /// How long the kernel may believe what it was told.
     pub lifetime: Duration,
+    /// The kernel can be told to look at a name again.
+    expires: Cell<bool>,
     notifier: OnceCell<Notifier>,
     /// Requests without an answer that may be interrupted.
     waiting: RefCell<HashMap<u64, Rc<Waiting>>>,
@@ -93,6 +101,7 @@ impl Mount {
             owners,
             idmap,
             lifetime,
+            expires: Cell::new(false),
             notifier: OnceCell::new(),
             waiting: RefCell::default(),
         })
@@ -102,6 +111,12 @@ impl Mount {
     pub async fn serve(self: Rc<Self>, device: Device) -> std::io::Result<()> {
         let device = Rc::new(device);
         let _ = self.notifier.set(Notifier::start(device.again()?)?);
+        let mount = Rc::downgrade(&self);
+        self.client.on_take_back(move |names| {
+            if let Some(mount) = mount.upgrade() {
+                mount.take_back(names);
+            }
+        });
         let mut buffers = Device::buffers();
         let mut turn = 0_u32;
         while let Some(request) = device.next(&mut buffers).await? {
@@ -134,10 +149,44 @@ impl Mount {
         name: &[u8],
     ) -> Rc<Node> {
         let node = self.nodes.found(fid, qid, attr, parent, name);
+        self.saw(&node, attr);
         if let Some(notifier) = self.notifier.get() {
             self.nodes.shrink(LIMIT, |parent, name| notifier.forget(parent, name));
         }
         node
+    }
+
+    /// How long the kernel may believe attributes, and a name that leads to them.
+    pub fn lifetime_of(&self, attr: &Attr) -> Duration {
+        let lasting = attr.watched && self.expires.get() && attr.at == self.client.taken_back();
+        if lasting { LONG } else { self.lifetime }
+    }
+
+    /// Notes what a reply said of a node.
+    pub fn saw(&self, node: &Node, attr: &Attr) {
+        let lifetime = self.lifetime_of(attr);
+        let known = attr.no_xattrs && attr.at == self.client.taken_back();
+        node.saw(attr, known.then(|| Instant::now() + lifetime));
+    }
+
+    /// What has been said of some names, and of what they lead to, is true no longer.
+    fn take_back(&self, names: &[(u64, &[u8])]) {
+        let Some(notifier) = self.notifier.get() else { return };
+        self.nodes.changed(names, |place, node| {
+            notifier.ask_again(node);
+            if let (Some((parent, name)), true) = (place, self.expires.get()) {
+                notifier.look_again(parent, name);
+            }
+        });
+    }
+
+    /// A name has been moved. The kernel takes along how long it may believe it, but nobody watches the
+    /// new one yet.
+    pub fn moved(&self, from: (u64, &[u8]), to: (u64, &[u8])) {
+        self.nodes.moved(from, to);
+        if let Some(notifier) = self.notifier.get().filter(|_| self.expires.get()) {
+            notifier.look_again(to.0, to.1);
+        }
     }
 
     /// INIT: what both can do.
@@ -147,6 +196,7 @@ impl Mount {
             // A kernel of a later protocol asks again, by ours.
             return Ok(Reply::of(&fuse_init_out::default()));
         }
+        self.expires.set(arg.minor >= EXPIRES);
         let plus = if self.lifetime.is_zero() { 0 } else { PLUS };
         let flags = arg.flags & (WANTED | plus);
         let more = match u32::read_from_prefix(rest) {

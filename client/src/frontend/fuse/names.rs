@@ -28,21 +28,25 @@ impl Mount {
         parent: Fid,
         name: &[u8],
     ) -> Result<(OwnedFid, Qid, Attr), Errno> {
+        let at = self.client.taken_back();
         let (fid, _) = self.client.walk(cancel, parent, Some(name)).await?;
         let (qid, attr) = self.client.getattr(cancel, fid.number()).await?;
-        Ok((fid, qid, attr))
+        Ok((fid, qid, Attr { at, ..attr }))
     }
 
     /// What the kernel is told of a node.
     pub fn entry(&self, node: &Node, qid: Qid, attr: &Attr) -> fuse_entry_out {
+        let lifetime = self.lifetime_of(attr);
+        // A folder's own watch does not report its name.
+        let named = if attr.is_dir() { self.lifetime } else { lifetime };
         fuse_entry_out {
             nodeid: node.id,
             // Node numbers are not used again.
             generation: 0,
-            entry_valid: self.lifetime.as_secs(),
-            attr_valid: self.lifetime.as_secs(),
-            entry_valid_nsec: self.lifetime.subsec_nanos(),
-            attr_valid_nsec: self.lifetime.subsec_nanos(),
+            entry_valid: named.as_secs(),
+            attr_valid: lifetime.as_secs(),
+            entry_valid_nsec: named.subsec_nanos(),
+            attr_valid_nsec: lifetime.subsec_nanos(),
             attr: self.fuse_attr(qid, attr),
         }
     }
@@ -185,11 +189,13 @@ impl Mount {
     ) -> Result<Reply, Errno> {
         let (oldname, rest) = abi::name(names)?;
         let (newname, _) = abi::name(rest)?;
-        let from = self.nodes.get(request.header.nodeid)?.fid();
-        let to = self.nodes.get(to)?.fid();
-        let (olddirfid, newdirfid) = (from.number(), to.number());
+        let from = self.nodes.get(request.header.nodeid)?;
+        let to = self.nodes.get(to)?;
+        let (old, new) = (from.fid(), to.fid());
+        let (olddirfid, newdirfid) = (old.number(), new.number());
         let rename = Tmessage::Trenameat { olddirfid, oldname, newdirfid, newname };
         self.client.call(cancel, &rename).await?;
+        self.moved((from.id, oldname), (to.id, newname));
         Ok(Reply::empty())
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! One thread, so no locks: a borrow is never held over an `await`.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
@@ -19,10 +19,12 @@ use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, oneshot};
+use transport::accel::hint;
 use transport::id::{Fid, Msize, Tag};
 use transport::ninep::framer::Assembler;
 use transport::ninep::message::{VERSION, attr};
-use transport::ninep::{Framer, Names, Packet, Pieces, Qid, Rmessage, Tmessage};
+use transport::ninep::packet::Header;
+use transport::ninep::{Framer, Kind, Names, Packet, Pieces, Qid, Rmessage, Tmessage};
 use transport::relay::buffer::Buffers;
 use transport::relay::outbox::Outbox;
 
@@ -40,6 +42,10 @@ pub struct Client {
     /// It has ended; [`Client::run`] returns.
     ended: Notify,
     msize: Cell<Msize>,
+    /// How often something has been taken back: what was asked for before that is to be believed only for
+    /// as long as what is not watched.
+    taken_back: Cell<u64>,
+    take_back: OnceCell<Box<dyn Fn(&[(u64, &[u8])])>>,
 }
 
 struct State {
@@ -63,6 +69,8 @@ enum Waiting {
 /// A request that has been made.
 pub struct Asked {
     tag: Tag,
+    /// How often something had been taken back.
+    at: u64,
     reply: oneshot::Receiver<Packet>,
 }
 
@@ -111,7 +119,20 @@ impl Client {
             more: Notify::new(),
             ended: Notify::new(),
             msize: Cell::new(limit),
+            taken_back: Cell::new(0),
+            take_back: OnceCell::new(),
         })
+    }
+
+    /// Has `to` called with what is taken back: paths of folders and names in them, an empty one for all
+    /// of a folder, an empty list for everything. Once.
+    pub fn on_take_back(&self, to: impl Fn(&[(u64, &[u8])]) + 'static) {
+        let _ = self.take_back.set(Box::new(to));
+    }
+
+    /// How often something has been taken back.
+    pub fn taken_back(&self) -> u64 {
+        self.taken_back.get()
     }
 
     /// The most payload of one message.
@@ -194,7 +215,15 @@ impl Client {
     }
 
     fn take(&self, packet: Packet) -> Result<(), &'static str> {
-        let tag = packet.header().map_err(|_| "a message without a header")?.tag;
+        let Header { tag, kind, .. } = packet.header().map_err(|_| "a message without a header")?;
+        if Kind(kind) == Kind::Rforget {
+            let records = hint::decode_forget(&packet.head).map_err(|_| "no list of names")?;
+            self.taken_back.set(self.taken_back.get() + 1);
+            if let Some(to) = self.take_back.get() {
+                to(&records);
+            }
+            return Ok(());
+        }
         let mut state = self.state.borrow_mut();
         match state.waiting.remove(&tag).ok_or("a reply that nobody asked for")? {
             // Who asked may have gone.
@@ -212,8 +241,9 @@ impl Client {
     /// Makes a request; it is on its way when this returns.
     pub fn ask(&self, request: &Tmessage<'_>, body: Pieces) -> Result<Asked, Errno> {
         let (to, reply) = oneshot::channel();
+        let at = self.taken_back();
         let tag = self.put(request, body, Waiting::Reply(to))?;
-        Ok(Asked { tag, reply })
+        Ok(Asked { tag, at, reply })
     }
 
     fn put(&self, request: &Tmessage<'_>, body: Pieces, waiting: Waiting) -> Result<Tag, Errno> {
@@ -239,7 +269,7 @@ impl Client {
     /// Waits for the reply to `asked`. Where `cancel` comes first, the request is given up, and is
     /// either answered all the same or ends with EINTR.
     pub async fn reply(&self, cancel: &Cancel, asked: Asked) -> Result<Packet, Errno> {
-        let Asked { tag, mut reply } = asked;
+        let Asked { tag, mut reply, .. } = asked;
         let packet = tokio::select! {
             biased;
             packet = &mut reply => packet.map_err(|_| Errno::IO)?,
@@ -364,10 +394,11 @@ impl Client {
 
     /// The answer to [`ask_attr`](Self::ask_attr).
     pub async fn attr_reply(&self, cancel: &Cancel, asked: Asked) -> Result<(Qid, Attr), Errno> {
+        let at = asked.at;
         let packet = self.reply(cancel, asked).await?;
         match Rmessage::decode(&packet) {
             Ok((_, Rmessage::Rgetattr { valid, qid, attributes })) => {
-                Attr::checked(valid, qid, attributes).map(|attr| (qid, attr))
+                Attr::checked(valid, qid, attributes).map(|attr| (qid, Attr { at, ..attr }))
             }
             _ => Err(Errno::IO),
         }

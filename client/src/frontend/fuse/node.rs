@@ -10,8 +10,9 @@
 //! who works in one would find it gone.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::{Rc, Weak};
+use std::time::Instant;
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -64,6 +65,8 @@ pub struct Node {
     pub size: Cell<u64>,
     /// The qid's version of what the kernel's page cache has; 0: of nothing.
     pub cached: Cell<u32>,
+    /// Until when it is known to have no extended attributes.
+    no_xattrs: Cell<Option<Instant>>,
 }
 
 impl Node {
@@ -101,8 +104,19 @@ impl Node {
         self.lookups.set(self.lookups.get() + 1);
     }
 
-    /// Notes what a reply said of it.
-    pub fn saw(&self, attr: &Attr) {
+    /// Whether it is known to have no extended attributes now.
+    pub fn has_no_xattrs(&self) -> bool {
+        self.no_xattrs.get().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// It may have got extended attributes.
+    pub fn may_have_xattrs(&self) {
+        self.no_xattrs.set(None);
+    }
+
+    /// Notes what a reply said of it, and until when it has no extended attributes.
+    pub fn saw(&self, attr: &Attr, no_xattrs: Option<Instant>) {
+        self.no_xattrs.set(no_xattrs);
         self.mode.set(attr.attributes.mode);
         self.gid.set(attr.attributes.gid);
         self.size.set(attr.attributes.size);
@@ -113,6 +127,10 @@ impl Node {
 pub struct Nodes {
     all: RefCell<HashMap<u64, Rc<Node>>>,
     by_identity: RefCell<HashMap<Identity, u64>>,
+    /// The latest node with a qid's path.
+    by_path: RefCell<HashMap<u64, u64>>,
+    /// Where each node was told of last.
+    places: RefCell<BTreeMap<(u64, Box<[u8]>), u64>>,
     next: Cell<u64>,
     /// In the order in which they came; some have gone.
     order: RefCell<VecDeque<u64>>,
@@ -124,10 +142,12 @@ impl Nodes {
         let nodes = Nodes {
             all: RefCell::default(),
             by_identity: RefCell::default(),
+            by_path: RefCell::default(),
+            places: RefCell::default(),
             next: Cell::new(ROOT),
             order: RefCell::default(),
         };
-        nodes.found(root, qid, attr, ROOT, b"");
+        nodes.found(root, qid, attr, ROOT, b"").saw(attr, None);
         nodes
     }
 
@@ -156,8 +176,7 @@ impl Nodes {
             }
             None => self.add(identity, fid),
         };
-        *node.place.borrow_mut() = (parent, name.into());
-        node.saw(attr);
+        self.place(&node, parent, name);
         node.told();
         node
     }
@@ -175,11 +194,61 @@ impl Nodes {
             gid: Cell::new(0),
             size: Cell::new(0),
             cached: Cell::new(0),
+            no_xattrs: Cell::new(None),
         });
         self.all.borrow_mut().insert(id, Rc::clone(&node));
+        self.by_path.borrow_mut().insert(identity.path, id);
         self.by_identity.borrow_mut().insert(identity, id);
         self.order.borrow_mut().push_back(id);
         node
+    }
+
+    fn place(&self, node: &Node, parent: u64, name: &[u8]) {
+        let mut places = self.places.borrow_mut();
+        let place = (parent, Box::from(name));
+        if *node.place.borrow() != place {
+            let old = node.place.replace(place.clone());
+            if places.get(&old) == Some(&node.id) {
+                places.remove(&old);
+            }
+        }
+        if node.id != ROOT {
+            places.insert(place, node.id);
+        }
+    }
+
+    /// A name has been moved, with the node that it leads to.
+    pub fn moved(&self, from: (u64, &[u8]), to: (u64, &[u8])) {
+        let node = self.places.borrow().get(&(from.0, Box::from(from.1))).copied();
+        if let Some(node) = node.and_then(|id| self.get(id).ok()) {
+            self.place(&node, to.0, to.1);
+        }
+    }
+
+    /// Calls `with` for each node that may have changed with some names, and with the folder and the name
+    /// by which the kernel knows it: paths of folders and names in them, an empty one for all of a folder;
+    /// without any for all nodes.
+    pub fn changed(&self, names: &[(u64, &[u8])], mut with: impl FnMut(Option<(u64, &[u8])>, u64)) {
+        let (all, by_path) = (self.all.borrow(), self.by_path.borrow());
+        let places = self.places.borrow();
+        let mut tell = |place: Option<(u64, &[u8])>, id: u64| {
+            if let Some(node) = all.get(&id) {
+                node.may_have_xattrs();
+                with(place, id);
+            }
+        };
+        if names.is_empty() {
+            tell(None, ROOT);
+            places.iter().for_each(|((dir, name), id)| tell(Some((*dir, name)), *id));
+        }
+        for (path, name) in names {
+            let Some(&dir) = by_path.get(path) else { continue };
+            tell(None, dir);
+            let from = (dir, Box::from(*name));
+            let one = |at: &(u64, Box<[u8]>)| name.is_empty() || *at.1 == **name;
+            let of = places.range(from..).take_while(|(at, _)| at.0 == dir && one(at));
+            of.for_each(|((_, name), id)| tell(Some((dir, name)), *id));
+        }
     }
 
     /// Calls `forget` with the folder and name of what the kernel is to forget, where it knows more than
@@ -215,6 +284,14 @@ impl Nodes {
         let mut by_identity = self.by_identity.borrow_mut();
         if by_identity.get(&node.identity) == Some(&id) {
             by_identity.remove(&node.identity);
+        }
+        let mut by_path = self.by_path.borrow_mut();
+        if by_path.get(&node.identity.path) == Some(&id) {
+            by_path.remove(&node.identity.path);
+        }
+        let (place, mut places) = (node.place.borrow(), self.places.borrow_mut());
+        if places.get(&*place) == Some(&id) {
+            places.remove(&*place);
         }
     }
 }

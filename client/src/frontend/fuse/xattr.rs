@@ -28,7 +28,15 @@ impl Mount {
     ) -> Result<Reply, Errno> {
         let (arg, rest) = request.take::<fuse_getxattr_in>()?;
         let name = if list { &[][..] } else { abi::name(rest)?.0 };
-        let fid = self.nodes.get(request.header.nodeid)?.subject();
+        let node = self.nodes.get(request.header.nodeid)?;
+        if node.has_no_xattrs() {
+            return match (list, arg.size) {
+                (false, _) => Err(Errno::NODATA),
+                (true, 0) => Ok(Reply::of(&fuse_getxattr_out { size: 0, padding: 0 })),
+                (true, _) => Ok(Reply::empty()),
+            };
+        }
+        let fid = node.subject();
         let (value, size) = match self.client.xattr(cancel, fid.number(), name).await {
             Err(Errno::OPNOTSUPP) if list && request.header.nodeid == ROOT => {
                 return Err(Errno::NOSYS);
@@ -93,6 +101,7 @@ impl Mount {
         flags: u32,
     ) -> Result<Reply, Errno> {
         let node = self.nodes.get(request.header.nodeid)?;
+        node.may_have_xattrs();
         let (sink, _) = self.client.walk(cancel, node.fid().number(), None).await?;
         let fid = sink.number();
         let size = value.len() as u64;
@@ -111,6 +120,7 @@ impl Mount {
             offset += count;
         }
         sink.clunk().await?;
+        node.may_have_xattrs();
         Ok(Reply::empty())
     }
 }
