@@ -263,3 +263,41 @@ fn set_id_bits_go_when_somebody_else_writes() {
         assert_eq!(bits(), 0o777, "{line}");
     }
 }
+
+#[test]
+fn what_changes_at_the_server_is_seen_long_before_the_kernel_would_ask_again() {
+    let place = Place::new();
+    fs::write(place.there("a"), "").unwrap();
+    // Without being told the kernel would believe for ten seconds what it was told.
+    let mount = place.mount("here", &["--coherence", "20"]);
+    let listed = || fs::read_dir(mount.at("")).unwrap().count();
+    assert_eq!(listed(), 1);
+    let mut slowest = std::time::Duration::ZERO;
+    for size in 1..=20 {
+        assert_eq!(fs::metadata(mount.at("a")).unwrap().len(), size - 1);
+        // It has been looked at; now the other side changes it.
+        fs::write(place.there("a"), noise(size as usize, 7)).unwrap();
+        let changed = std::time::Instant::now();
+        while fs::metadata(mount.at("a")).unwrap().len() != size {
+            assert!(changed.elapsed() < std::time::Duration::from_secs(5), "change {size}");
+        }
+        slowest = slowest.max(changed.elapsed());
+        assert_eq!(fs::read(mount.at("a")).unwrap(), noise(size as usize, 7));
+    }
+    fs::rename(place.there("a"), place.there("b")).unwrap();
+    let changed = std::time::Instant::now();
+    while mount.at("a").exists() || !mount.at("b").exists() {
+        assert!(changed.elapsed() < std::time::Duration::from_secs(5), "a name");
+    }
+    // What this side has moved is watched no less.
+    fs::rename(mount.at("b"), mount.at("c")).unwrap();
+    fs::remove_file(place.there("c")).unwrap();
+    let changed = std::time::Instant::now();
+    while mount.at("c").exists() {
+        assert!(
+            changed.elapsed() < std::time::Duration::from_secs(5),
+            "a name that was moved here"
+        );
+    }
+    println!("seen after {slowest:?} at the latest");
+}
