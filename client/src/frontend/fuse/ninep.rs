@@ -34,6 +34,9 @@ use super::interrupt::Cancel;
 /// The largest errno that programs know (asm-generic/errno.h: `EHWPOISON`).
 const LAST_ERRNO: u32 = 133;
 
+/// Called with what is taken back.
+type TakeBack = Box<dyn Fn(&[(u64, &[u8])])>;
+
 /// A conversation.
 pub struct Client {
     state: RefCell<State>,
@@ -45,7 +48,7 @@ pub struct Client {
     /// How often something has been taken back: what was asked for before that is to be believed only for
     /// as long as what is not watched.
     taken_back: Cell<u64>,
-    take_back: OnceCell<Box<dyn Fn(&[(u64, &[u8])])>>,
+    take_back: OnceCell<TakeBack>,
 }
 
 struct State {

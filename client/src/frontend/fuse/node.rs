@@ -43,6 +43,9 @@ impl Identity {
     }
 }
 
+/// A folder's number, and a name in it.
+type Place = (u64, Box<[u8]>);
+
 /// A node.
 pub struct Node {
     /// The kernel's name for it.
@@ -50,7 +53,7 @@ pub struct Node {
     /// The server's.
     pub identity: Identity,
     /// The folder and the name by which the kernel was told of it last.
-    place: RefCell<(u64, Box<[u8]>)>,
+    place: RefCell<Place>,
     /// A fid of it, never opened: the one by its latest name.
     fid: RefCell<Rc<OwnedFid>>,
     /// Fids by which it is open: they know it even when its names are gone.
@@ -130,7 +133,7 @@ pub struct Nodes {
     /// The latest node with a qid's path.
     by_path: RefCell<HashMap<u64, u64>>,
     /// Where each node was told of last.
-    places: RefCell<BTreeMap<(u64, Box<[u8]>), u64>>,
+    places: RefCell<BTreeMap<Place, u64>>,
     next: Cell<u64>,
     /// In the order in which they came; some have gone.
     order: RefCell<VecDeque<u64>>,
@@ -245,7 +248,7 @@ impl Nodes {
             let Some(&dir) = by_path.get(path) else { continue };
             tell(None, dir);
             let from = (dir, Box::from(*name));
-            let one = |at: &(u64, Box<[u8]>)| name.is_empty() || *at.1 == **name;
+            let one = |at: &Place| name.is_empty() || *at.1 == **name;
             let of = places.range(from..).take_while(|(at, _)| at.0 == dir && one(at));
             of.for_each(|((_, name), id)| tell(Some((dir, name)), *id));
         }
