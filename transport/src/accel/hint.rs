@@ -1,7 +1,8 @@
 //! What the server end tells beyond 9P: hints, and their ends.
 //!
-//! Both are messages of a stream like 9P's own, with types that 9P2000.L does not have, and are never
-//! passed on to a 9P client. Integers, strings and qids are as in 9P (intro(5)):
+//! Both are messages of a stream like 9P's own, with types that 9P2000.L does not have. Neither is passed
+//! on to a 9P client, but `Rforget` to one that is [told](crate::session::Session::telling). Integers,
+//! strings and qids are as in 9P (intro(5)):
 //!
 //! ```text
 //! Rhint    size[4]  3[1] tag[2] dir[8] flags[1] entry*

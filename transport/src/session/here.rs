@@ -292,10 +292,6 @@ impl Session {
         };
         if kind == Kind::Rforget {
             let records = hint::decode_forget(message).map_err(SessionError::BadReply)?;
-            if self.tells {
-                let head = Bytes::copy_from_slice(message);
-                self.replies.push_back(Packet { head, body: Default::default() });
-            }
             if records.is_empty() {
                 accel.change_all();
             }

@@ -343,7 +343,8 @@ impl Session {
         let header = Header::read(head).map_err(SessionError::BadReply)?;
         if Kind(header.kind).is_hint() {
             self.learn(Kind(header.kind), head)?;
-            return Ok(Reply::Drop);
+            let told = self.tells && Kind(header.kind) == Kind::Rforget;
+            return Ok(if told { Reply::Pass(head.clone()) } else { Reply::Drop });
         }
         if header.tag == Tag::NONE {
             return self.version_reply(head, body);

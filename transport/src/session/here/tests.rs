@@ -612,3 +612,32 @@ fn a_server_that_gives_no_hints_is_not_read_ahead_from() {
         assert_eq!(talk.session.poll_request(), None);
     }
 }
+
+#[test]
+fn a_client_that_is_told_hears_what_is_watched_and_what_is_taken_back() {
+    let mut talk = Talk::new();
+    talk.session = talk.session.telling();
+    let (tag, _) = talk.passes(1, walk(0, 100, &[b"f"]));
+    let mut writer = Writer::new(Tag(tag), 1, true);
+    let file = Node { watched: true, ..node(3, QidKind::FILE) };
+    writer.push(&Entry { name: b"f", node: Some(file) });
+    talk.session.handle_reply(&writer.finish().head, 0).unwrap();
+    talk.hears(tag, walked(&[(3, QidKind::FILE)]));
+    let valid = |reply: &Packet| match Rmessage::decode(reply) {
+        Ok((_, Rmessage::Rgetattr { valid, .. })) => valid,
+        other => panic!("{other:?}"),
+    };
+    let told = valid(&talk.answered(stat(100)));
+    assert_eq!(told & !0x7ff, hint::WATCHED | hint::NO_XATTRS);
+    // It goes the way of replies, and holds the far end's credit until it has been read: a far end that
+    // takes back without an end must not fill memory here.
+    let forget = hint::forget([(1, &b"f"[..])]).head;
+    assert_eq!(talk.session.handle_reply(&forget, 0).unwrap(), Reply::Pass(forget));
+    assert_eq!(talk.replies(), 0);
+    talk.passes(2, stat(100));
+    talk.session.fail();
+    let all = talk.session.poll_reply().unwrap();
+    assert_eq!(all, hint::forget([]));
+    talk.session.fail();
+    assert_eq!(talk.replies(), 1, "of the request, and nothing is taken back twice");
+}
