@@ -166,7 +166,7 @@ impl Mount {
     pub fn saw(&self, node: &Node, attr: &Attr) {
         let lifetime = self.lifetime_of(attr);
         let known = attr.no_xattrs && attr.at == self.client.taken_back();
-        node.saw(attr, known.then(|| Instant::now() + lifetime));
+        self.nodes.saw(node, attr, known.then(|| Instant::now() + lifetime));
     }
 
     /// What has been said of some names, and of what they lead to, is true no longer.
@@ -175,7 +175,7 @@ impl Mount {
         self.nodes.changed(names, |place, node| {
             notifier.ask_again(node);
             if let (Some((parent, name)), true) = (place, self.expires.get()) {
-                notifier.look_again(parent, name);
+                notifier.look_again(parent, &name);
             }
         });
     }

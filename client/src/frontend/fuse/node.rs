@@ -10,7 +10,7 @@
 //! who works in one would find it gone.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::rc::{Rc, Weak};
 use std::time::Instant;
 
@@ -21,6 +21,7 @@ use transport::ninep::Qid;
 use super::abi::ROOT;
 use super::attr::Attr;
 use super::ninep::OwnedFid;
+use super::places::{Place, Places};
 
 /// Nodes beyond which the kernel is asked to forget some: half of the fids that the file server here has
 /// for a client.
@@ -42,9 +43,6 @@ impl Identity {
         Identity { path: qid.path, kind, born: attr.born }
     }
 }
-
-/// A folder's number, and a name in it.
-type Place = (u64, Box<[u8]>);
 
 /// A node.
 pub struct Node {
@@ -118,7 +116,7 @@ impl Node {
     }
 
     /// Notes what a reply said of it, and until when it has no extended attributes.
-    pub fn saw(&self, attr: &Attr, no_xattrs: Option<Instant>) {
+    fn saw(&self, attr: &Attr, no_xattrs: Option<Instant>) {
         self.no_xattrs.set(no_xattrs);
         self.mode.set(attr.attributes.mode);
         self.gid.set(attr.attributes.gid);
@@ -132,8 +130,7 @@ pub struct Nodes {
     by_identity: RefCell<HashMap<Identity, u64>>,
     /// The latest node with a qid's path.
     by_path: RefCell<HashMap<u64, u64>>,
-    /// Where each node was told of last.
-    places: RefCell<BTreeMap<Place, u64>>,
+    places: RefCell<Places>,
     next: Cell<u64>,
     /// In the order in which they came; some have gone.
     order: RefCell<VecDeque<u64>>,
@@ -150,7 +147,8 @@ impl Nodes {
             next: Cell::new(ROOT),
             order: RefCell::default(),
         };
-        nodes.found(root, qid, attr, ROOT, b"").saw(attr, None);
+        let root = nodes.found(root, qid, attr, ROOT, b"");
+        nodes.saw(&root, attr, None);
         nodes
     }
 
@@ -179,7 +177,7 @@ impl Nodes {
             }
             None => self.add(identity, fid),
         };
-        self.place(&node, parent, name);
+        self.settle(&node, parent, name);
         node.told();
         node
     }
@@ -206,35 +204,39 @@ impl Nodes {
         node
     }
 
-    fn place(&self, node: &Node, parent: u64, name: &[u8]) {
-        let mut places = self.places.borrow_mut();
-        let place = (parent, Box::from(name));
-        if *node.place.borrow() != place {
-            let old = node.place.replace(place.clone());
-            if places.get(&old) == Some(&node.id) {
-                places.remove(&old);
-            }
-        }
+    /// Notes what a reply tells the kernel of a node, and until when it has no extended attributes.
+    pub fn saw(&self, node: &Node, attr: &Attr, no_xattrs: Option<Instant>) {
+        node.saw(attr, no_xattrs);
         if node.id != ROOT {
-            places.insert(place, node.id);
+            self.places.borrow_mut().tell(&node.place.borrow(), node.id);
         }
     }
 
     /// A name has been moved, with the node that it leads to.
     pub fn moved(&self, from: (u64, &[u8]), to: (u64, &[u8])) {
-        let node = self.places.borrow().get(&(from.0, Box::from(from.1))).copied();
+        let node = self.places.borrow().at(&(from.0, Box::from(from.1)));
         if let Some(node) = node.and_then(|id| self.get(id).ok()) {
-            self.place(&node, to.0, to.1);
+            self.settle(&node, to.0, to.1);
+            self.places.borrow_mut().tell(&node.place.borrow(), node.id);
+        }
+    }
+
+    /// The latest name of `node` is another one.
+    fn settle(&self, node: &Node, parent: u64, name: &[u8]) {
+        let place = (parent, Box::from(name));
+        if *node.place.borrow() != place {
+            let old = node.place.replace(place);
+            self.places.borrow_mut().leave(&old, node.id);
         }
     }
 
     /// Calls `with` for each node that may have changed with some names, and with the folder and the name
     /// by which the kernel knows it: paths of folders and names in them, an empty one for all of a folder;
     /// without any for all nodes.
-    pub fn changed(&self, names: &[(u64, &[u8])], mut with: impl FnMut(Option<(u64, &[u8])>, u64)) {
+    pub fn changed(&self, names: &[(u64, &[u8])], mut with: impl FnMut(Option<Place>, u64)) {
         let (all, by_path) = (self.all.borrow(), self.by_path.borrow());
-        let places = self.places.borrow();
-        let mut tell = |place: Option<(u64, &[u8])>, id: u64| {
+        let mut places = self.places.borrow_mut();
+        let mut tell = |place, id| {
             if let Some(node) = all.get(&id) {
                 node.may_have_xattrs();
                 with(place, id);
@@ -242,15 +244,13 @@ impl Nodes {
         };
         if names.is_empty() {
             tell(None, ROOT);
-            places.iter().for_each(|((dir, name), id)| tell(Some((*dir, name)), *id));
+            places.take_all_back().into_iter().for_each(|(place, id)| tell(Some(place), id));
         }
         for (path, name) in names {
             let Some(&dir) = by_path.get(path) else { continue };
             tell(None, dir);
-            let from = (dir, Box::from(*name));
-            let one = |at: &Place| name.is_empty() || *at.1 == **name;
-            let of = places.range(from..).take_while(|(at, _)| at.0 == dir && one(at));
-            of.for_each(|((_, name), id)| tell(Some((dir, name)), *id));
+            let taken = places.take_back(dir, name).into_iter();
+            taken.for_each(|(place, id)| tell(Some(place), id));
         }
     }
 
@@ -292,9 +292,6 @@ impl Nodes {
         if by_path.get(&node.identity.path) == Some(&id) {
             by_path.remove(&node.identity.path);
         }
-        let (place, mut places) = (node.place.borrow(), self.places.borrow_mut());
-        if places.get(&*place) == Some(&id) {
-            places.remove(&*place);
-        }
+        self.places.borrow_mut().leave(&node.place.borrow(), id);
     }
 }
