@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
@@ -270,34 +271,29 @@ fn what_changes_at_the_server_is_seen_long_before_the_kernel_would_ask_again() {
     fs::write(place.there("a"), "").unwrap();
     // Without being told the kernel would believe for ten seconds what it was told.
     let mount = place.mount("here", &["--coherence", "20"]);
-    let listed = || fs::read_dir(mount.at("")).unwrap().count();
-    assert_eq!(listed(), 1);
-    let mut slowest = std::time::Duration::ZERO;
-    for size in 1..=20 {
-        assert_eq!(fs::metadata(mount.at("a")).unwrap().len(), size - 1);
-        // It has been looked at; now the other side changes it.
-        fs::write(place.there("a"), noise(size as usize, 7)).unwrap();
-        let changed = std::time::Instant::now();
-        while fs::metadata(mount.at("a")).unwrap().len() != size {
-            assert!(changed.elapsed() < std::time::Duration::from_secs(5), "change {size}");
+    assert_eq!(fs::read_dir(mount.at("")).unwrap().count(), 1);
+    // How long it takes until something is seen.
+    let soon = |what: &str, seen: &dyn Fn() -> bool| {
+        let changed = Instant::now();
+        while !seen() {
+            assert!(changed.elapsed() < Duration::from_secs(5), "{what}");
         }
-        slowest = slowest.max(changed.elapsed());
-        assert_eq!(fs::read(mount.at("a")).unwrap(), noise(size as usize, 7));
+        changed.elapsed()
+    };
+    let size = || fs::metadata(mount.at("a")).unwrap().len();
+    let mut slowest = Duration::ZERO;
+    for next in 1..=20 {
+        assert_eq!(size(), next - 1);
+        // It has been looked at; now the other side changes it.
+        fs::write(place.there("a"), noise(next as usize, 7)).unwrap();
+        slowest = slowest.max(soon("a change", &|| size() == next));
+        assert_eq!(fs::read(mount.at("a")).unwrap(), noise(next as usize, 7));
     }
     fs::rename(place.there("a"), place.there("b")).unwrap();
-    let changed = std::time::Instant::now();
-    while mount.at("a").exists() || !mount.at("b").exists() {
-        assert!(changed.elapsed() < std::time::Duration::from_secs(5), "a name");
-    }
+    soon("a name", &|| !mount.at("a").exists() && mount.at("b").exists());
     // What this side has moved is watched no less.
     fs::rename(mount.at("b"), mount.at("c")).unwrap();
     fs::remove_file(place.there("c")).unwrap();
-    let changed = std::time::Instant::now();
-    while mount.at("c").exists() {
-        assert!(
-            changed.elapsed() < std::time::Duration::from_secs(5),
-            "a name that was moved here"
-        );
-    }
+    soon("a name that was moved here", &|| !mount.at("c").exists());
     println!("seen after {slowest:?} at the latest");
 }
