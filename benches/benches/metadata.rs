@@ -56,8 +56,7 @@ fn once(
     files: usize,
 ) -> Duration {
     let number = number.replace(number.get() + 1);
-    replay.prepare(scratch, number, files).expect("files");
-    replay.run(client, number, files).expect("answers").0
+    replay.once(client, scratch, number, files).expect("answers").0
 }
 
 criterion_group!(benches, metadata);

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use transport::id::Msize;
 
 use super::metadata::Replay;
-use super::mount::{Native, evict};
+use super::mount::Native;
 use super::{Setting, shape};
 use crate::channel::DEFAULT_RING;
 use crate::client9p::Client;
@@ -84,11 +84,7 @@ fn replayed(setting: &Setting, replay: Replay, delay: u64) -> Result<Vec<Line>> 
     let (_peer, mut diod) = peer::diod(&setting.programs, &shape, scratch.path())?;
     let number = Cell::new(0);
     let once = |client: &mut Client| {
-        let next = number.replace(number.get() + 1);
-        replay.prepare(&scratch, next, files)?;
-        let done = replay.run(client, next, files)?;
-        std::fs::remove_dir_all(scratch.at(&format!("{}-{next}", replay.name())))?;
-        Ok(done)
+        replay.once(client, &scratch, number.replace(number.get() + 1), files)
     };
     let trips: [Cell<u64>; 3] = Default::default();
     let ours = |end: &mut (Pair, Client), trips: &Cell<u64>| {
@@ -162,16 +158,8 @@ fn mounted(setting: &Setting, delay: u64) -> Result<Vec<Line>> {
     let sshfs = Sshfs::mount(&setting.programs, &shape, &disk, &at_sshfs)?;
     let number = Cell::new(0);
     let once = |native: Native, root: &Path| {
-        let name = native.prepare(&scratch, number.replace(number.get() + 1), &small)?;
-        if native == Native::Read {
-            evict(&root.join(&name))?;
-        }
-        let time = native.run(root, &name, &scratch, small.effort.bytes)?;
-        let made = disk.join(&name);
-        if made.is_dir() {
-            std::fs::remove_dir_all(made)?;
-        }
-        Ok(time.as_secs_f64() * 1e3)
+        let next = number.replace(number.get() + 1);
+        Ok(native.once(root, &disk, &scratch, next, &small)?.as_secs_f64() * 1e3)
     };
     let mut all = Vec::new();
     for native in [Native::ListCold(false), Native::Find, Native::Read] {

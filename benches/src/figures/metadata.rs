@@ -87,6 +87,23 @@ impl Replay {
         }
         Ok((start.elapsed(), client.sent - before))
     }
+
+    /// Runs it as the `number`th on what is made for it in `scratch`, and removes that.
+    ///
+    /// # Errors
+    /// Those of both.
+    pub fn once(
+        self,
+        client: &mut Client,
+        scratch: &Scratch,
+        number: usize,
+        files: usize,
+    ) -> Result<(Duration, u64)> {
+        self.prepare(scratch, number, files)?;
+        let done = self.run(client, number, files)?;
+        std::fs::remove_dir_all(scratch.at(&format!("{}-{number}", self.name())))?;
+        Ok(done)
+    }
 }
 
 /// The files and folders of a tree of [`Scratch::tree`]'s.
@@ -133,10 +150,8 @@ fn one(setting: &Setting, replay: Replay, delay: Duration) -> Result<Line> {
     let sent = std::cell::Cell::new(0);
     let once = |client: &mut Client| {
         let next = number.replace(number.get() + 1);
-        replay.prepare(&scratch, next, files)?;
-        let (time, requests) = replay.run(client, next, files)?;
+        let (time, requests) = replay.once(client, &scratch, next, files)?;
         sent.set(requests);
-        std::fs::remove_dir_all(scratch.at(&format!("{}-{next}", replay.name())))?;
         Ok(time.as_secs_f64() * 1e3)
     };
     let ways: &mut [Way<'_>] = &mut [&mut || once(&mut ours), &mut || once(&mut diod)];

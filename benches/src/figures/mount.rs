@@ -165,6 +165,32 @@ impl Native {
         }
         Ok(start.elapsed())
     }
+
+    /// Lets it run once below `root`, as the `number`th, on files that are made for it in `disk`, which
+    /// is served and a folder of `scratch`.
+    ///
+    /// # Errors
+    /// The files cannot be made, or the program fails.
+    pub fn once(
+        self,
+        root: &Path,
+        disk: &Path,
+        scratch: &Scratch,
+        number: usize,
+        setting: &Setting,
+    ) -> Result<Duration> {
+        let name = self.prepare(scratch, number, setting)?;
+        if self == Native::Read && root != disk {
+            evict(&root.join(&name))?;
+        }
+        let time = self.run(root, &name, scratch, setting.effort.bytes)?;
+        match self {
+            // The one folder of all runs, and the two files.
+            Native::ListWarm | Native::Read | Native::Write => {}
+            _ => std::fs::remove_dir_all(disk.join(&name))?,
+        }
+        Ok(time)
+    }
 }
 
 /// A folder of this machine, and the same through both mounts.
@@ -217,26 +243,12 @@ impl Mounts {
         number: usize,
         setting: &Setting,
     ) -> Result<Duration> {
-        let name = native.prepare(&self.scratch, number, setting)?;
-        if native == Native::Read && root != self.disk {
-            evict(&root.join(&name))?;
-        }
-        let time = native.run(root, &name, &self.scratch, setting.effort.bytes)?;
-        let made = self.disk.join(&name);
-        match native {
-            // The one folder of all runs, and the two files.
-            Native::ListWarm | Native::Read | Native::Write => {}
-            _ => std::fs::remove_dir_all(made)?,
-        }
-        Ok(time)
+        native.once(root, &self.disk, &self.scratch, number, setting)
     }
 }
 
 /// Takes a file out of a mount's page cache; the server's side keeps it in its own.
-///
-/// # Errors
-/// Those of open(2) and posix_fadvise(2).
-pub fn evict(path: &Path) -> Result<()> {
+fn evict(path: &Path) -> Result<()> {
     let file = File::open(path)?;
     Ok(rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?)
 }
