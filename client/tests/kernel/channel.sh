@@ -23,7 +23,7 @@ case_three_mounts_share_one_call() {
         workers+=($!)
     done
     for round in 1 2 3 4 5; do
-        within 5 test "$(living)" = 1
+        within 5 is 1 living
         ! ended "${workers[@]}" || [ "$round" -gt 1 ] || fail "they had ended before they were counted"
         sleep 0.1
     done
@@ -67,7 +67,7 @@ case_two_qubes_have_two_channels() {
     umount_folder a
     echo text >$mounts/b/file
     [ "$(<$served/b/file)" = text ]
-    within 5 test "$(living)" = 1
+    within 5 is 1 living
 }
 
 case_the_daemon_has_a_scope_of_its_own_where_systemd_runs() {
@@ -109,7 +109,7 @@ case_a_mount_after_the_last_umount_makes_a_new_channel() {
     done
     mount_folder a
     [ "$(<$mounts/a/file)" = 3 ]
-    within 2 test "$(living)" = 1
+    within 2 is 1 living
 }
 
 case_the_channel_outlives_the_session_that_made_it() {

@@ -134,6 +134,13 @@ now_ms() {
     echo $((${EPOCHREALTIME/[.,]/} / 1000))
 }
 
+# is TEXT COMMAND...: the command prints this. For `within`, which is to run it again and again.
+is() {
+    local text=$1
+    shift
+    [ "$("$@")" = "$text" ]
+}
+
 # within SECONDS COMMAND...: the command succeeds before the time is over; says how long it took.
 within() {
     local start limit

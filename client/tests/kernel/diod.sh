@@ -7,6 +7,11 @@ server() {
     pids 'qvm-folder-serv'
 }
 
+# How many there are.
+diods() {
+    pids diod | wc -l
+}
+
 case_a_diod_for_each_mount_and_none_after_it() {
     for name in a b c; do
         mount_folder $name
@@ -18,7 +23,7 @@ case_a_diod_for_each_mount_and_none_after_it() {
     [ "$(grep -c 65536 /run/list)" = 3 ]
     for name in a b c; do [ "$(<$served/$name/file)" = $name ]; done
     umount_folder b
-    within 2 test "$(pids diod | wc -l)" = 2
+    within 2 is 2 diods
     [ "$(<$mounts/a/file)" = a ] && [ "$(<$mounts/c/file)" = c ]
     umount_folder a
     umount_folder c
@@ -79,7 +84,7 @@ case_a_killed_server_takes_its_diods_along() {
     mount_folder a
     mount_folder b
     kill -KILL $(server)
-    within 2 test -z "$(pids diod)"
+    within 2 is 0 diods
     umount_folder a
     umount_folder b
     within 2 no_process_left
